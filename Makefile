@@ -1,0 +1,73 @@
+# Everything a developer or CI runs. `make demo` and `make test` set up what is missing, by themselves.
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-print-directory
+
+# The functions run on 3.13; any Python from 3.11 on will do here. Override with `make PYTHON=... VENV=... test`.
+PYTHON ?= $(shell for p in python3.13 python3.14 python3.12 python3.11 python3 python; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
+VENV ?= .venv
+RUN := $(VENV)/bin/python
+
+.PHONY: help
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: demo
+demo: $(VENV)/.ready ## set up what is missing, then play the main job and its hard cases on this machine
+	@$(RUN) -m local.demo
+
+.PHONY: test
+test: $(VENV)/.ready ## set up what is missing, then run every test
+	@$(RUN) -m pytest $(ARGS)
+
+.PHONY: start
+start: $(VENV)/.ready ## start the whole system on this machine and stay until Ctrl-C
+	@exec $(RUN) -m local
+
+.PHONY: lint
+lint: $(VENV)/.ready ## ruff, mypy, cfn-lint
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy layers/reversals/reversals local tests
+	$(VENV)/bin/cfn-lint
+
+.PHONY: format
+format: $(VENV)/.ready ## put the code into the house style
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
+
+.PHONY: validate
+validate: $(VENV)-sam/.ready ## sam validate --lint
+	PATH="$(CURDIR)/$(VENV)-sam/bin:$$PATH" SAM_CLI_TELEMETRY=0 sam validate --lint --region eu-west-1
+
+.PHONY: build
+build: $(VENV)-sam/.ready ## sam build: arm64 artefacts for python3.13, from any machine
+	PATH="$(CURDIR)/$(VENV)-sam/bin:$$PATH" SAM_CLI_TELEMETRY=0 sam build
+
+.PHONY: deploy
+deploy: build ## sam deploy; ARGS="--config-env production" for production
+	PATH="$(CURDIR)/$(VENV)-sam/bin:$$PATH" SAM_CLI_TELEMETRY=0 sam deploy $(ARGS)
+
+.PHONY: lock
+lock: ## resolve the dependencies again and write the lock files
+	$(PYTHON) -m venv $(VENV)-lock && $(VENV)-lock/bin/pip install --quiet uv
+	$(LOCK) --universal --python-version 3.11 pyproject.toml --group runtime --group local --group test --group lint -o requirements.lock
+	$(LOCK) --universal --python-version 3.11 --group sam -o requirements-sam.lock
+	$(LOCK) --python-version 3.13 --python-platform aarch64-manylinux_2_28 -c requirements.lock pyproject.toml -o layers/reversals/requirements.txt
+LOCK = $(VENV)-lock/bin/uv pip compile --quiet --upgrade --generate-hashes --no-header
+
+.PHONY: clean
+clean: ## remove what was built or installed here
+	rm -rf $(VENV) $(VENV)-* .aws-sam .local .mypy_cache .pytest_cache .ruff_cache
+
+# A venv is ready when its lock was installed whole; an interrupted install is begun again.
+$(VENV)/.ready: requirements.lock
+$(VENV)-sam/.ready: requirements-sam.lock
+$(VENV)/.ready $(VENV)-sam/.ready:
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed and was not found: install it, or run make PYTHON=/path/to/python3" >&2; exit 1; }
+	@echo "Setting up $(@D) from $< (once; about a minute) ..."
+	@rm -rf $(@D) && $(PYTHON) -m venv $(@D)
+	@$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes --requirement $< || \
+		{ echo "The install failed. Look at the lines above, then run the same command again." >&2; exit 1; }
+	@touch $@
