@@ -1,0 +1,90 @@
+"""The one place where the parts are put together: each is made when first needed, and kept by its container."""
+
+from datetime import timedelta
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import boto3
+from botocore.config import Config
+
+from .clock import SystemClock
+from .observability import count
+from .schedule import Schedule
+from .secretsmanager import SecretsManager
+from .settings import Settings
+from .store import Store, TokenLease
+
+if TYPE_CHECKING:
+    from .service import Initiation
+    from .signing_keys import SigningKeys
+    from .topic import Topic
+
+# Three tries within about six seconds: a function has to be able to write down what it did before its time is up.
+_CONFIG = Config(connect_timeout=1, read_timeout=2, retries={"mode": "standard", "total_max_attempts": 3})
+
+_clock = SystemClock()
+
+
+@cache
+def settings() -> Settings:
+    return Settings()
+
+
+@cache
+def _client(service: str) -> Any:
+    return boto3.client(service, config=_CONFIG)  # type: ignore[call-overload]
+
+
+@cache
+def schedule() -> Schedule:
+    seconds = settings().seconds
+    return Schedule(
+        stale_after=timedelta(seconds=seconds("INITIATE_TIMEOUT")),
+        first_delay=timedelta(seconds=seconds("RECONCILE_FIRST_DELAY")),
+        longest_delay=timedelta(seconds=seconds("RECONCILE_LONGEST_DELAY")),
+    )
+
+
+@cache
+def store() -> Store:
+    return Store(_client("dynamodb"), settings().text("TABLE_NAME"), schedule(), _clock)
+
+
+@cache
+def initiation() -> "Initiation":
+    # Imported here, since only this function pays for requests at its cold start.
+    from .kopokopo import KopoKopo
+    from .service import Initiation
+    from .tokens import AccessTokens
+    from .transport import Transport
+
+    kopokopo = KopoKopo(
+        settings().text("KOPOKOPO_API_URL"),
+        settings().text("KOPOKOPO_AUTH_URL"),
+        settings().seconds("KOPOKOPO_TIMEOUT"),
+        Transport(),
+    )
+    tokens = AccessTokens(
+        secrets=SecretsManager(_client("secretsmanager")),
+        credentials_secret=settings().text("CREDENTIALS_SECRET"),
+        token_secret=settings().text("TOKEN_SECRET"),
+        kopokopo=kopokopo,
+        lease=TokenLease(_client("dynamodb"), settings().text("TABLE_NAME")),
+        clock=_clock,
+        on_request=lambda: count("TokenRequests"),
+    )
+    return Initiation(store(), kopokopo, tokens, settings().optional("CALLBACK_BASE_URL"))
+
+
+@cache
+def signing_keys() -> "SigningKeys":
+    from .signing_keys import SigningKeys
+
+    return SigningKeys(SecretsManager(_client("secretsmanager")), settings().text("SIGNATURE_SECRET"), _clock)
+
+
+@cache
+def topic() -> "Topic":
+    from .topic import Topic
+
+    return Topic(_client("sns"), settings().text("TOPIC_ARN"))

@@ -1,0 +1,62 @@
+"""The API key that Kopo Kopo signs with, and the one before it while it is being rotated."""
+
+from datetime import UTC, datetime, timedelta
+
+from . import signature
+from .clock import Clock
+from .errors import ConfigurationError, SignatureError
+from .secretsmanager import SecretsManager
+
+_FIELD = "api_key"
+
+# A forged request must not cost us a read of the secret each time.
+_LOOK_AGAIN = timedelta(seconds=10)
+
+
+class SigningKeys:
+    """Verifies with the keys in memory, and looks for newer ones once in a while when they do not match.
+
+    Args:
+        secrets: Holds the key.
+        signature_secret: `{"api_key"}`; its current and its previous version both count.
+        clock: The time.
+    """
+
+    def __init__(self, secrets: SecretsManager, signature_secret: str, clock: Clock) -> None:
+        self._secrets = secrets
+        self._signature_secret = signature_secret
+        self._clock = clock
+        self._keys: list[str] = []
+        self._read_at = datetime.min.replace(tzinfo=UTC)
+
+    def verify(self, body: bytes, given: str | None) -> None:
+        """Check that Kopo Kopo signed these bytes.
+
+        Raises:
+            SignatureError: it did not.
+            ConfigurationError: there is no key to check with.
+            StorageError: Secrets Manager did not give the key.
+        """
+        try:
+            signature.verify(body, given, self._keys)
+        except SignatureError:
+            now = self._clock.now()
+            if signature.is_well_formed(given) and (not self._keys or now - self._read_at >= _LOOK_AGAIN):
+                self._keys = self._read()
+                self._read_at = now
+                signature.verify(body, given, self._keys)
+                return
+            raise
+
+    def _read(self) -> list[str]:
+        current = self._secrets.read_field(self._signature_secret, _FIELD)
+        previous = self._previous()
+        return [current, previous] if previous else [current]
+
+    def _previous(self) -> str | None:
+        try:
+            document = self._secrets.read(self._signature_secret, "AWSPREVIOUS") or {}
+        except ConfigurationError:
+            return None
+        value = document.get(_FIELD)
+        return value if isinstance(value, str) and value else None
