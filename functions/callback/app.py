@@ -1,34 +1,28 @@
-"""What Kopo Kopo sends: check that it signed it, see what it proves, and write that down."""
+"""What Kopo Kopo sends, and what of it had to wait in the queue while the table could not take it."""
 
 from http import HTTPStatus
 from typing import Any
 
-from reversals import assembly, payloads, signature, web
-from reversals.errors import SignatureError, UnboundResultError
-from reversals.observability import count, logger
+from reversals import assembly, signature, web
+from reversals.observability import logger
 
 BODY_LIMIT = 256 * 1024  # bytes
 
 
+def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
+    return on_queue(event, context) if "Records" in event else on_request(event, context)
+
+
 @web.endpoint
-def handler(request: web.Request, context: Any) -> web.Response:
+def on_request(request: web.Request, context: Any) -> web.Response:
     body = request.content(BODY_LIMIT)
-    try:
-        assembly.signing_keys().verify(body, request.headers.get(signature.HEADER))
-    except SignatureError:
-        count("SignatureFailures")
-        raise
-    document = payloads.parse_json(body, unique_keys=False)
-    if payloads.kind(document) is not payloads.Kind.RESULT:
-        count("IgnoredNotifications")
-        return web.respond(HTTPStatus.OK, {"status": "ignored"})
-    transaction_reference, attempt = request.transaction_reference(), request.attempt()
-    logger.set_correlation_id(transaction_reference)
-    try:
-        evidence = payloads.bound_outcome(document, transaction_reference, attempt)
-        reversal, changed = assembly.store().record(transaction_reference, evidence)
-    except UnboundResultError:
-        count("UnboundResults")
-        raise
-    logger.info("Result", extra={"fact": str(evidence.fact), "status": str(reversal.status), "changed": changed})
-    return web.respond(HTTPStatus.OK, {"status": "recorded" if changed else "known"})
+    is_result = "transaction_reference" in request.path_parameters
+    target = (request.transaction_reference(), request.attempt()) if is_result else None
+    receipt = assembly.notifications().receive(body, request.headers.get(signature.HEADER), target)
+    return web.respond(HTTPStatus.OK, {"status": receipt})
+
+
+@logger.inject_lambda_context(clear_state=True)
+def on_queue(event: dict[str, Any], context: Any) -> dict[str, Any]:
+    waiting = assembly.notifications().take_from_queue(event["Records"])
+    return {"batchItemFailures": [{"itemIdentifier": message_id} for message_id in waiting]}

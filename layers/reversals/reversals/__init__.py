@@ -2,11 +2,12 @@
 
 Imports point one way, from the edges to the rules:
 
-    web, notifications, announcements        what the handlers call
-        service, tokens, signing_keys        the use of the parts together
-            kopokopo (transport)  secretsmanager  store  topic     one module per neighbour
-                payloads  events  signature  schedule             what a message means
-                    rules  errors                                 pure: no clock, no network, no AWS
+    assembly  web                                              what the handlers call
+        initiate  reconcile  notifications  publish            the jobs
+            tokens  signing_keys                               what the jobs share
+                kopokopo  store  topic  evidence_queue  secretsmanager  archive      one module per neighbour
+                    payloads  events  listing  signature  schedule                   what a message means: pure
+                        rules  model  errors                                         the rules: pure
 """
 
 __version__ = "0.1.0"

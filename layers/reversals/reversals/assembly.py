@@ -15,8 +15,12 @@ from .settings import Settings
 from .store import Store, TokenLease
 
 if TYPE_CHECKING:
-    from .service import Initiation
-    from .signing_keys import SigningKeys
+    from .initiate import Initiation
+    from .kopokopo import KopoKopo
+    from .notifications import Notifications
+    from .publish import Publication
+    from .reconcile import Reconciliation
+    from .tokens import AccessTokens
     from .topic import Topic
 
 # Three tries within about six seconds: a function has to be able to write down what it did before its time is up.
@@ -50,37 +54,59 @@ def store() -> Store:
     return Store(_client("dynamodb"), settings().text("TABLE_NAME"), schedule(), _clock)
 
 
+# What only some functions need is imported when they do: a cold start pays for nothing else.
+
+
 @cache
-def initiation() -> "Initiation":
-    # Imported here, since only this function pays for requests at its cold start.
+def _kopokopo() -> "KopoKopo":
     from .kopokopo import KopoKopo
-    from .service import Initiation
-    from .tokens import AccessTokens
     from .transport import Transport
 
-    kopokopo = KopoKopo(
+    return KopoKopo(
         settings().text("KOPOKOPO_API_URL"),
         settings().text("KOPOKOPO_AUTH_URL"),
         settings().seconds("KOPOKOPO_TIMEOUT"),
         Transport(),
     )
-    tokens = AccessTokens(
+
+
+@cache
+def _tokens() -> "AccessTokens":
+    from .tokens import AccessTokens
+
+    return AccessTokens(
         secrets=SecretsManager(_client("secretsmanager")),
         credentials_secret=settings().text("CREDENTIALS_SECRET"),
         token_secret=settings().text("TOKEN_SECRET"),
-        kopokopo=kopokopo,
+        kopokopo=_kopokopo(),
         lease=TokenLease(_client("dynamodb"), settings().text("TABLE_NAME")),
         clock=_clock,
         on_request=lambda: count("TokenRequests"),
     )
-    return Initiation(store(), kopokopo, tokens, settings().optional("CALLBACK_BASE_URL"))
 
 
 @cache
-def signing_keys() -> "SigningKeys":
+def initiation() -> "Initiation":
+    from .initiate import Initiation
+
+    return Initiation(store(), _kopokopo(), _tokens(), settings().optional("CALLBACK_BASE_URL"))
+
+
+@cache
+def reconciliation() -> "Reconciliation":
+    from .reconcile import Reconciliation
+
+    return Reconciliation(store(), _kopokopo(), _tokens(), _clock)
+
+
+@cache
+def notifications() -> "Notifications":
+    from .evidence_queue import EvidenceQueue
+    from .notifications import Notifications
     from .signing_keys import SigningKeys
 
-    return SigningKeys(SecretsManager(_client("secretsmanager")), settings().text("SIGNATURE_SECRET"), _clock)
+    keys = SigningKeys(SecretsManager(_client("secretsmanager")), settings().text("SIGNATURE_SECRET"), _clock)
+    return Notifications(keys, store(), EvidenceQueue(lambda: _client("sqs"), settings().text("EVIDENCE_QUEUE_URL")))
 
 
 @cache
@@ -88,3 +114,11 @@ def topic() -> "Topic":
     from .topic import Topic
 
     return Topic(_client("sns"), settings().text("TOPIC_ARN"))
+
+
+@cache
+def publication() -> "Publication":
+    from .archive import Archive
+    from .publish import Publication
+
+    return Publication(topic(), Archive(lambda: _client("s3"), settings().text("UNPUBLISHED_BUCKET")))

@@ -16,8 +16,8 @@ import fastjsonschema
 
 from . import schemas
 from .errors import InvalidRequestError, UnboundResultError
-from .model import ReversalRequest, Source
-from .rules import Evidence, Fact
+from .model import ReversalRequest, Source, Status
+from .rules import RESOLUTIONS, Evidence, Fact
 
 RESULT_TYPES = frozenset({"reversal", "reversals"})
 REVERSED_TOPICS = frozenset({"buygoods_transaction_reversed", "b2b_transaction_reversed"})
@@ -83,9 +83,7 @@ def reversal_request(body: bytes, idempotency_key: str | None) -> ReversalReques
     Raises:
         InvalidRequestError: with every field that has to be mended.
     """
-    document = parse_json(body, unique_keys=True)
-    if not isinstance(document, dict):
-        raise InvalidRequestError("The body must be a JSON object.")
+    document = _request_document(body)
     errors = list(_field_errors(document, schemas.REVERSAL_REQUEST, _REQUEST_VALIDATORS))
     if idempotency_key is not None and not 1 <= len(idempotency_key) <= 255:
         errors.append({"field": "Idempotency-Key", "message": "must be 1 to 255 characters"})
@@ -99,6 +97,30 @@ def reversal_request(body: bytes, idempotency_key: str | None) -> ReversalReques
     )
 
 
+def resolution(body: bytes, by: str) -> Evidence:
+    """Read the body of `POST /reversals/{transaction_reference}/resolution`.
+
+    Args:
+        body: As received.
+        by: The caller's ARN.
+
+    Raises:
+        InvalidRequestError: with every field that has to be mended.
+    """
+    document = _request_document(body)
+    errors = list(_field_errors(document, schemas.RESOLUTION, _RESOLUTION_VALIDATORS))
+    if errors:
+        raise InvalidRequestError("The request has fields that cannot be used.", errors)
+    return Evidence(RESOLUTIONS[Status(document["status"])], Source.OPERATOR, by=by, note=document["note"])
+
+
+def _request_document(body: bytes) -> dict[str, Any]:
+    document = parse_json(body, unique_keys=True)
+    if not isinstance(document, dict):
+        raise InvalidRequestError("The body must be a JSON object.")
+    return document
+
+
 Validator = Callable[[Any], Any]
 
 
@@ -107,6 +129,7 @@ def _validators(schema: Mapping[str, Any]) -> dict[str, Validator]:
 
 
 _REQUEST_VALIDATORS = _validators(schemas.REVERSAL_REQUEST)
+_RESOLUTION_VALIDATORS = _validators(schemas.RESOLUTION)
 _validate_result: Validator = fastjsonschema.compile(schemas.RESULT)
 _validate_reversed_webhook: Validator = fastjsonschema.compile(schemas.REVERSED_WEBHOOK)
 

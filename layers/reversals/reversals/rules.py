@@ -52,6 +52,9 @@ TABLE: Mapping[Fact, Row] = {
     Fact.RESOLVED_FAILED: Row(frozenset({Status.UNKNOWN}), Status.FAILED, "resolved"),
 }
 
+# What a result from Kopo Kopo can say.
+_RESULTS = frozenset({Fact.ACCEPTED, Fact.TRANSFERRED, Fact.CANCELLED})
+
 RESOLUTIONS = {Status.REVERSED: Fact.RESOLVED_REVERSED, Status.FAILED: Fact.RESOLVED_FAILED}
 
 
@@ -215,7 +218,7 @@ def _resolve(current: Reversal, evidence: Evidence, now: datetime) -> Change | N
 
 
 def _about_another_attempt(current: Reversal, evidence: Evidence, now: datetime) -> Change | None:
-    if _is_recorded(current, evidence):
+    if evidence.fact not in _RESULTS or _is_recorded(current, evidence):
         return None
     if evidence.fact is Fact.TRANSFERRED:
         return _conflict(current, evidence, now)

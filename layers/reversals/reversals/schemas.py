@@ -23,6 +23,21 @@ REVERSAL_REQUEST: dict[str, Any] = {
     },
 }
 
+RESOLUTION: dict[str, Any] = {
+    "type": "object",
+    "required": ["status", "note"],
+    "additionalProperties": False,
+    "properties": {
+        "status": {"enum": ["reversed", "failed"], "description": "reversed or failed"},
+        "note": {
+            "type": "string",
+            "minLength": 1,
+            "maxLength": 1000,
+            "description": "1 to 1000 characters: how it was found out",
+        },
+    },
+}
+
 # Kopo Kopo's documents: no more is asked of them than is needed to read the outcome, since they may gain fields.
 RESULT: dict[str, Any] = {
     "type": "object",

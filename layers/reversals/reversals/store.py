@@ -5,7 +5,7 @@ brings the item along, the rules decide on it, and the change is written on the 
 still the same. So whichever of two writers comes first, the other sees what it did.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -20,6 +20,7 @@ from . import rules
 from .clock import Clock
 from .errors import ReversalNotFoundError, StorageError
 from .lease import Hold
+from .listing import Position
 from .model import OPEN, Reversal, ReversalRequest, Source, Status, format_time, parse_time
 from .rules import Change, Evidence
 from .schedule import Schedule, shard
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 Item = dict[str, Any]
 
 KEY = "transaction_reference"
+
+_DUE_PAGE = 25  # items a page
 
 
 class Store:
@@ -112,6 +115,45 @@ class Store:
         """
         return self._as_read(self._present(self._table.get(transaction_reference), transaction_reference))
 
+    def page(self, status: Status | None, limit: int, after: Position | None) -> tuple[list[Reversal], Position | None]:
+        """Reversals by the time at which they were created, newest first, without their histories.
+
+        Args:
+            status: Of one status, or of all.
+            limit: At most so many.
+            after: Go on behind this one.
+
+        Returns:
+            The reversals, and where to go on; None at the end.
+
+        Raises:
+            StorageError: they could not be read.
+        """
+        statuses = [status] if status else list(Status)
+        found = [reversal for each in statuses for reversal in self._table.by_status(each, limit + 1, after)]
+        found.sort(key=lambda reversal: (reversal.created_at, reversal.transaction_reference), reverse=True)
+        page = found[:limit]
+        more = len(found) > limit
+        end = Position(status, page[-1].created_at, page[-1].transaction_reference) if more else None
+        return [self._as_read(reversal) for reversal in page], end
+
+    def due(self, shard: str, now: datetime) -> Iterator["DueReversal"]:
+        """The open reversals of a shard that are due, longest due first, read page by page as they are taken.
+
+        Raises:
+            StorageError: they could not be read.
+        """
+        yield from self._table.due(shard, int(now.timestamp()))
+
+    def postpone(self, due: "DueReversal") -> None:
+        """Look at it again later: no change of the reversal, and nothing at all if somebody has changed it meanwhile.
+
+        Raises:
+            StorageError: it could not be written.
+        """
+        later = self._schedule.due(due.status, self._clock.now(), due.polls + 1)
+        self._table.postpone(due, int(later.timestamp()))
+
     def _as_read(self, reversal: Reversal) -> Reversal:
         return reversal.as_read(self._clock.now(), self._schedule.stale_after)
 
@@ -169,6 +211,24 @@ class Store:
         return {"due_shard": shard(transaction_reference), "due_at": int(due.timestamp()), "polls": 0}
 
 
+@dataclass(frozen=True)
+class DueReversal:
+    """An open reversal that is due to be looked at, as the index holds it.
+
+    Attributes:
+        due_at: When it became due, in seconds since 1970.
+        polls: How often Kopo Kopo was asked about it.
+    """
+
+    transaction_reference: str
+    status: Status
+    attempt: int
+    version: int
+    kopokopo_id: str | None
+    due_at: int
+    polls: int
+
+
 class _Table:
     """Items and expressions."""
 
@@ -179,6 +239,62 @@ class _Table:
     def get(self, transaction_reference: str) -> Reversal | None:
         answer = call(self._client.get_item, TableName=self._name, Key=_key(transaction_reference), ConsistentRead=True)
         return from_item(answer["Item"]) if "Item" in answer else None
+
+    def by_status(self, status: Status, limit: int, after: Position | None) -> list[Reversal]:
+        start = {}
+        if after:
+            key = {"status": status, "created_at": after.created_at, KEY: after.transaction_reference}
+            start = {"ExclusiveStartKey": _serialize(key)}
+        answer = call(
+            self._client.query,
+            TableName=self._name,
+            IndexName="by-status",
+            KeyConditionExpression="#status = :status",
+            ExpressionAttributeNames={"#status": "status"},
+            ExpressionAttributeValues=_serialize({":status": status}),
+            ScanIndexForward=False,
+            Limit=limit,
+            **start,
+        )
+        return [from_item(item) for item in answer["Items"]]
+
+    def due(self, shard: str, now: int) -> Iterator["DueReversal"]:
+        start: dict[str, Any] = {}
+        while True:
+            answer = call(
+                self._client.query,
+                TableName=self._name,
+                IndexName="due",
+                KeyConditionExpression="#shard = :shard AND #due_at <= :now",
+                ExpressionAttributeNames={"#shard": "due_shard", "#due_at": "due_at"},
+                ExpressionAttributeValues=_serialize({":shard": shard, ":now": now}),
+                Limit=_DUE_PAGE,
+                **start,
+            )
+            for item in answer["Items"]:
+                values = _deserialize(item)
+                known: Item = {field.name: values.get(field.name) for field in fields(DueReversal)}
+                known["status"] = Status(values["status"])
+                yield DueReversal(**known)
+            if "LastEvaluatedKey" not in answer:
+                return
+            start = {"ExclusiveStartKey": answer["LastEvaluatedKey"]}
+
+    def postpone(self, due: "DueReversal", due_at: int) -> None:
+        try:
+            call(
+                self._client.update_item,
+                TableName=self._name,
+                Key=_key(due.transaction_reference),
+                UpdateExpression="SET #due_at = :later, #polls = :polls",
+                ConditionExpression="#version = :version AND #due_at = :seen",
+                ExpressionAttributeNames={"#due_at": "due_at", "#polls": "polls", "#version": "version"},
+                ExpressionAttributeValues=_serialize(
+                    {":later": due_at, ":polls": due.polls + 1, ":version": due.version, ":seen": due.due_at}
+                ),
+            )
+        except _ConditionError:
+            return  # somebody else was here
 
     def put_new(self, item: Item) -> Reversal | None:
         """Returns None if it was put, else the one that is there."""

@@ -1,7 +1,7 @@
 """The one module that talks to SNS."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from botocore.exceptions import BotoCoreError, ClientError
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from mypy_boto3_sns.type_defs import PublishBatchRequestEntryTypeDef
 
 _BATCH = 10  # messages a call
-_BATCH_BYTES = 256 * 1024  # of all messages of a call together, attributes included
+_BATCH_BYTES = 256 * 1024  # of all the messages of a call together, attributes included
 
 
 class Topic:
@@ -26,21 +26,24 @@ class Topic:
         self._client = client
         self._topic_arn = topic_arn
 
-    def publish(self, events: Sequence[Mapping[str, Any]]) -> set[int]:
+    def publish(self, events: Sequence[Mapping[str, Any]]) -> dict[int, bool]:
         """Publish CloudEvents, ten a call.
 
         Returns:
-            The positions of those that were not taken. Whatever a call that failed may have published, is among them:
-            subscribers may see an event twice.
+            The positions of those that were not taken, each with whether it never will be. Where a whole call failed,
+            some of its events may have been published all the same: subscribers may see an event twice.
         """
-        failed: set[int] = set()
+        failed: dict[int, bool] = {}
         for batch in _batches([_entry(position, event) for position, event in enumerate(events)]):
+            if _size(batch) > _BATCH_BYTES:
+                failed[int(batch[0]["Id"])] = True
+                continue
             try:
                 answer = self._client.publish_batch(TopicArn=self._topic_arn, PublishBatchRequestEntries=batch)
             except (ClientError, BotoCoreError):
-                failed |= {int(entry["Id"]) for entry in batch}
+                failed |= {int(entry["Id"]): False for entry in batch}
             else:
-                failed |= {int(entry["Id"]) for entry in answer.get("Failed", [])}
+                failed |= {int(entry["Id"]): bool(entry["SenderFault"]) for entry in answer.get("Failed", [])}
         return failed
 
 
@@ -56,16 +59,18 @@ def _entry(position: int, event: Mapping[str, Any]) -> "PublishBatchRequestEntry
 
 
 def _batches(
-    entries: Iterable["PublishBatchRequestEntryTypeDef"],
-) -> Iterable[list["PublishBatchRequestEntryTypeDef"]]:
+    entries: Sequence["PublishBatchRequestEntryTypeDef"],
+) -> Iterator[list["PublishBatchRequestEntryTypeDef"]]:
+    """As few calls as there can be; an event that is too large by itself has one to itself."""
     batch: list[PublishBatchRequestEntryTypeDef] = []
-    size = 0
     for entry in entries:
-        entry_size = len(json.dumps(entry, ensure_ascii=False).encode())
-        if batch and (len(batch) == _BATCH or size + entry_size > _BATCH_BYTES):
+        if batch and (len(batch) == _BATCH or _size([*batch, entry]) > _BATCH_BYTES):
             yield batch
-            batch, size = [], 0
+            batch = []
         batch.append(entry)
-        size += entry_size
     if batch:
         yield batch
+
+
+def _size(batch: Sequence["PublishBatchRequestEntryTypeDef"]) -> int:
+    return sum(len(json.dumps(entry, ensure_ascii=False).encode()) for entry in batch)

@@ -100,6 +100,12 @@ class Request(APIGatewayProxyEventV2):
         """Where this API is, as its caller sees it."""
         return f"https://{self.request_context.domain_name}"
 
+    @property
+    def caller(self) -> str:
+        """Who calls, for the record: the ARN that IAM checked, or the subject of the token."""
+        authorizer = self.request_context.authorizer
+        return authorizer.iam.user_arn or authorizer.jwt_claim.get("sub") or "unknown"
+
 
 def respond(status: HTTPStatus, document: Mapping[str, Any], headers: Mapping[str, str] | None = None) -> Response:
     return {

@@ -1,0 +1,115 @@
+"""Asking Kopo Kopo about open reversals that we heard nothing of. It never sends a POST, and fails nothing."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+from .clock import Clock
+from .errors import (
+    InvalidRequestError,
+    NotSentError,
+    OutcomeUnknownError,
+    ReversalNotFoundError,
+    ReversalsError,
+    TokenRefusedError,
+    UnboundResultError,
+)
+from .kopokopo import KopoKopo
+from .model import Source, Status
+from .observability import logger
+from .rules import Evidence, Fact
+from .schedule import SHARDS
+from .store import DueReversal, Store
+from .tokens import AccessTokens
+
+# Seconds that a look takes beyond the call to Kopo Kopo.
+_TIME_TO_RECORD = 6.0
+
+# An API that does not answer is not going to: the rest is for the next run.
+_UNANSWERED_IN_A_ROW = 3
+
+
+@dataclass
+class Summary:
+    """What one run did."""
+
+    looked_at: int = 0
+    changed: int = 0
+    unanswered: int = 0
+    finished: bool = True
+
+
+class Reconciliation:
+    """Takes what is due, asks, and applies the same rules as everywhere.
+
+    Two runs at once do no harm: each writes on the condition that the other has not.
+
+    Args:
+        store: The reversals.
+        kopokopo: The API.
+        tokens: Its access tokens.
+        clock: The time.
+    """
+
+    def __init__(self, store: Store, kopokopo: KopoKopo, tokens: AccessTokens, clock: Clock) -> None:
+        self._store = store
+        self._kopokopo = kopokopo
+        self._tokens = tokens
+        self._clock = clock
+
+    def run(self, seconds_left: Callable[[], float]) -> Summary:
+        """Look at everything that is due, or as much of it as there is time for; the next run goes on.
+
+        Args:
+            seconds_left: How much longer this function may run.
+        """
+        summary = Summary()
+        in_a_row = 0
+        for due in self._due():
+            if seconds_left() < self._kopokopo.timeout + _TIME_TO_RECORD or in_a_row >= _UNANSWERED_IN_A_ROW:
+                summary.finished = False
+                break
+            summary.looked_at += 1
+            try:
+                summary.changed += self._look_at(due)
+                in_a_row = 0
+            except (NotSentError, OutcomeUnknownError, TokenRefusedError) as error:
+                in_a_row += 1
+                summary.unanswered += 1
+                self._log(due, error)
+        return summary
+
+    def _due(self) -> Iterator[DueReversal]:
+        """All shards, each run beginning with another one, so that none is always the last."""
+        now = self._clock.now()
+        first = int(now.timestamp() // 60)
+        for offset in range(SHARDS):
+            yield from self._store.due(str((first + offset) % SHARDS), now)
+
+    def _look_at(self, due: DueReversal) -> bool:
+        if due.status is Status.INITIATING:
+            return self._store.record(due.transaction_reference, Evidence(Fact.STALE, Source.POLL, due.attempt))[1]
+        if due.kopokopo_id is None:
+            # Without an id there is nothing to ask by: its result, a webhook or an operator has to tell.
+            self._store.postpone(due)
+            return False
+        try:
+            evidence = replace(self._ask(due.kopokopo_id), attempt=due.attempt)
+            reversal, changed = self._store.record(due.transaction_reference, evidence)
+        except (ReversalNotFoundError, InvalidRequestError, UnboundResultError) as error:
+            self._log(due, error)
+            changed = False
+        if not changed:
+            self._store.postpone(due)
+        else:
+            logger.info("Asked", extra={"transaction_reference": due.transaction_reference, "status": reversal.status})
+        return changed
+
+    def _ask(self, kopokopo_id: str) -> Evidence:
+        token = self._tokens.get()
+        try:
+            return self._kopokopo.outcome(kopokopo_id, token)
+        except TokenRefusedError:
+            return self._kopokopo.outcome(kopokopo_id, self._tokens.replace(refused=token))
+
+    def _log(self, due: DueReversal, error: ReversalsError) -> None:
+        logger.warning(str(error), extra={"transaction_reference": due.transaction_reference})
