@@ -3,7 +3,7 @@
 Imports point one way, from the edges to the rules:
 
     assembly  web                                              what the handlers call
-        initiate  reconcile  notifications  publish            the jobs
+        initiate  reconcile  notifications  publish  subscribe            the jobs
             tokens  signing_keys                               what the jobs share
                 kopokopo  store  topic  evidence_queue  secretsmanager  archive      one module per neighbour
                     payloads  events  listing  signature  schedule                   what a message means: pure

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .notifications import Notifications
     from .publish import Publication
     from .reconcile import Reconciliation
+    from .subscribe import Subscriptions
     from .tokens import AccessTokens
     from .topic import Topic
 
@@ -97,6 +98,13 @@ def reconciliation() -> "Reconciliation":
     from .reconcile import Reconciliation
 
     return Reconciliation(store(), _kopokopo(), _tokens(), _clock)
+
+
+@cache
+def subscriptions() -> "Subscriptions":
+    from .subscribe import Subscriptions
+
+    return Subscriptions(_kopokopo(), _tokens())
 
 
 @cache

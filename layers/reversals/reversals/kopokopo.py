@@ -4,6 +4,7 @@ Credentials go to the two configured origins and nowhere else: no URL that came 
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -139,6 +140,28 @@ class KopoKopo:
         if answer.status != 200:
             raise InvalidRequestError(f"Kopo Kopo answered {answer.status} when asked about a reversal.")
         return payloads.outcome(_document(answer), Source.POLL)
+
+    def subscribe(self, subscription: Mapping[str, Any], access_token: str) -> None:
+        """Subscribe to a webhook: `POST /api/v2/webhook_subscriptions`. Twice the same does no harm: events may repeat.
+
+        Raises:
+            TokenRefusedError: 401.
+            InvalidRequestError: Kopo Kopo did not take it.
+            NotSentError: Kopo Kopo could not be reached.
+            OutcomeUnknownError: it did not answer.
+        """
+        answer = self._transport.call(
+            "POST",
+            f"{self._api_url}{payloads.SUBSCRIPTIONS_PATH}",
+            headers={**_bearer(access_token), "Content-Type": _JSON},
+            body=json.dumps(subscription).encode(),
+            timeout=self.timeout,
+        )
+        if answer.status == 401:
+            raise TokenRefusedError("Kopo Kopo refused the access token (401).")
+        if not 200 <= answer.status < 300:
+            words = payloads.error_words(answer.body or b"") or "no reason given"
+            raise InvalidRequestError(f"Kopo Kopo did not take the subscription ({answer.status}): {words}")
 
 
 def _bearer(access_token: str) -> dict[str, str]:

@@ -22,6 +22,7 @@ from .rules import RESOLUTIONS, Evidence, Fact
 RESULT_TYPES = frozenset({"reversal", "reversals"})
 REVERSED_TOPICS = frozenset({"buygoods_transaction_reversed", "b2b_transaction_reversed"})
 REVERSALS_PATH = "/api/v2/reversals"
+SUBSCRIPTIONS_PATH = "/api/v2/webhook_subscriptions"
 
 _SAFE_ID = re.compile(r"[A-Za-z0-9-]{1,64}")
 _PHONE_NUMBER = re.compile(r"\+?\b(?:254|0)[17]\d{8}\b")
