@@ -25,6 +25,10 @@ test: $(VENV)/.ready ## set up what is missing, then run every test
 start: $(VENV)/.ready ## start the whole system on this machine and stay until Ctrl-C
 	@exec $(RUN) -m local
 
+.PHONY: bench
+bench: $(VENV)/.ready ## figures as JSON lines, beside floors measured in the same run
+	@$(RUN) -m local.bench
+
 .PHONY: lint
 lint: $(VENV)/.ready ## ruff, mypy, cfn-lint
 	$(VENV)/bin/ruff check .
