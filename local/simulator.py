@@ -197,6 +197,7 @@ def webhook_document(reversal: Reversal, topic: str = BUYGOODS_REVERSED) -> Docu
         "reference": reversal.transaction_reference,
         "till_number": "000000",
         "origination_time": timestamp(reversal.created_at),
+        "reversal_time": timestamp(reversal.created_at),
         **({"sending_till": "000001"} if topic == B2B_REVERSED else sender),
     }
     event_id = str(uuid.uuid5(uuid.NAMESPACE_URL, f"{topic}/{reversal.id}"))

@@ -42,11 +42,12 @@ def _client(service: str) -> Any:
 
 @cache
 def schedule() -> Schedule:
-    seconds = settings().seconds
+    seconds, days = settings().seconds, int(settings().optional("RETENTION_DAYS") or 0)
     return Schedule(
         stale_after=timedelta(seconds=seconds("INITIATE_TIMEOUT")),
         first_delay=timedelta(seconds=seconds("RECONCILE_FIRST_DELAY")),
         longest_delay=timedelta(seconds=seconds("RECONCILE_LONGEST_DELAY")),
+        retention=timedelta(days=days) if days else None,
     )
 
 

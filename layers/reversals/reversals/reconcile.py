@@ -14,8 +14,8 @@ from .errors import (
     UnboundResultError,
 )
 from .kopokopo import KopoKopo
-from .model import Source, Status
-from .observability import logger
+from .model import OPEN, Source, Status, parse_time
+from .observability import logger, measure_seconds
 from .rules import Evidence, Fact
 from .schedule import SHARDS
 from .store import DueReversal, Store
@@ -76,7 +76,17 @@ class Reconciliation:
                 in_a_row += 1
                 summary.unanswered += 1
                 self._log(due, error)
+        self._measure_ages()
         return summary
+
+    def _measure_ages(self) -> None:
+        """How long the oldest has been open, and the oldest unknown: what alarms go by."""
+        now = self._clock.now()
+        oldest = {status: self._store.oldest(status) for status in sorted(OPEN)}
+        claims = [reversal.claimed_at for reversals in oldest.values() for reversal in reversals]
+        unknowns = [reversal.updated_at for reversal in oldest[Status.UNKNOWN]]
+        for name, times in (("OldestOpen", claims), ("OldestUnknown", unknowns)):
+            measure_seconds(name, max(0.0, (now - parse_time(min(times))).total_seconds()) if times else 0.0)
 
     def _due(self) -> Iterator[DueReversal]:
         """All shards, each run beginning with another one, so that none is always the last."""

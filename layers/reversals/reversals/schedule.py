@@ -1,4 +1,4 @@
-"""When an open reversal is next looked at. Pure."""
+"""When an open reversal is next looked at, and how long a final one is kept. Pure."""
 
 import zlib
 from dataclasses import dataclass
@@ -22,11 +22,13 @@ class Schedule:
         stale_after: The timeout of the function that claims: a claim older than that is nobody's any more.
         first_delay: Until Kopo Kopo is first asked.
         longest_delay: Between two questions in the end; each wait is twice the one before.
+        retention: How long a final reversal is kept; None is for ever.
     """
 
     stale_after: timedelta
     first_delay: timedelta
     longest_delay: timedelta
+    retention: timedelta | None = None
 
     def due(self, status: Status, now: datetime, polls: int = 0) -> datetime:
         """When to look at it next.

@@ -33,6 +33,7 @@ Item = dict[str, Any]
 KEY = "transaction_reference"
 
 _DUE_PAGE = 25  # items a page
+_OLDEST = 25  # items
 
 
 class Store:
@@ -137,6 +138,14 @@ class Store:
         end = Position(status, page[-1].created_at, page[-1].transaction_reference) if more else None
         return [self._as_read(reversal) for reversal in page], end
 
+    def oldest(self, status: Status) -> list[Reversal]:
+        """The few reversals of a status that were created first.
+
+        Raises:
+            StorageError: they could not be read.
+        """
+        return self._table.by_status(status, _OLDEST, None, newest_first=False)
+
     def due(self, shard: str, now: datetime) -> Iterator["DueReversal"]:
         """The open reversals of a shard that are due, longest due first, read page by page as they are taken.
 
@@ -205,10 +214,13 @@ class Store:
 
     def _bookkeeping(self, transaction_reference: str, status: Status) -> Item:
         """What keeps an open reversal in the index of what is due, and a final one out of it."""
+        now = self._clock.now()
         if status not in OPEN:
-            return {"due_shard": None, "due_at": None, "polls": None}
-        due = self._schedule.due(status, self._clock.now())
-        return {"due_shard": shard(transaction_reference), "due_at": int(due.timestamp()), "polls": 0}
+            expires = now + self._schedule.retention if self._schedule.retention else None
+            expires_at = int(expires.timestamp()) if expires else None
+            return {"due_shard": None, "due_at": None, "polls": None, "expires_at": expires_at}
+        due_at = int(self._schedule.due(status, now).timestamp())
+        return {"due_shard": shard(transaction_reference), "due_at": due_at, "polls": 0, "expires_at": None}
 
 
 @dataclass(frozen=True)
@@ -240,7 +252,9 @@ class _Table:
         answer = call(self._client.get_item, TableName=self._name, Key=_key(transaction_reference), ConsistentRead=True)
         return from_item(answer["Item"]) if "Item" in answer else None
 
-    def by_status(self, status: Status, limit: int, after: Position | None) -> list[Reversal]:
+    def by_status(
+        self, status: Status, limit: int, after: Position | None, *, newest_first: bool = True
+    ) -> list[Reversal]:
         start = {}
         if after:
             key = {"status": status, "created_at": after.created_at, KEY: after.transaction_reference}
@@ -252,7 +266,7 @@ class _Table:
             KeyConditionExpression="#status = :status",
             ExpressionAttributeNames={"#status": "status"},
             ExpressionAttributeValues=_serialize({":status": status}),
-            ScanIndexForward=False,
+            ScanIndexForward=not newest_first,
             Limit=limit,
             **start,
         )
