@@ -16,8 +16,8 @@ def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
 @web.endpoint
 def on_request(request: web.Request, context: Any) -> web.Response:
     body = request.content(BODY_LIMIT)
-    is_result = "transaction_reference" in request.path_parameters
-    target = (request.transaction_reference(), request.attempt()) if is_result else None
+    path = request.path_parameters
+    target = (path["transaction_reference"], path["attempt"]) if "attempt" in path else None
     receipt = assembly.notifications().receive(body, request.headers.get(signature.HEADER), target)
     return web.respond(HTTPStatus.OK, {"status": receipt})
 

@@ -7,7 +7,6 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from decimal import Decimal
 from typing import Any
 from urllib.parse import urlencode
 
@@ -81,7 +80,7 @@ class KopoKopo:
             raise TokenError("Kopo Kopo does not know these credentials (401): check the credentials secret.")
         document = _document(answer) if answer.status == 200 else None
         match document:
-            case {"access_token": str(value), "expires_in": int() | str() | Decimal() as lifetime} if _printable(value):
+            case {"access_token": str(value), "expires_in": lifetime} if is_printable(value):
                 seconds = payloads.amount(lifetime)
                 if seconds is not None:
                     return AccessToken(value, now, now + timedelta(seconds=min(float(seconds), _LONGEST_LIFETIME)))
@@ -168,7 +167,8 @@ def _bearer(access_token: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {access_token}", "Accept": _JSON}
 
 
-def _printable(text: str) -> bool:
+def is_printable(text: str) -> bool:
+    """Whether it can stand in a header."""
     return text.isascii() and text.isprintable() and text != ""
 
 

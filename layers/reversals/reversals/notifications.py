@@ -38,13 +38,14 @@ class Notifications:
         self._store = store
         self._queue = queue
 
-    def receive(self, body: bytes, signature: str | None, target: tuple[str, int] | None) -> Receipt:
+    def receive(self, body: bytes, signature: str | None, target: tuple[str, str] | None) -> Receipt:
         """Take one notification.
 
         Args:
             body: The raw bytes.
             signature: The header's value.
-            target: The transaction reference and attempt of the URL at which it arrived; None at the webhooks' URL.
+            target: The transaction reference and the attempt in the path at which it arrived, as they stand there;
+                None at the webhooks' path.
 
         Raises:
             SignatureError: Kopo Kopo did not sign it.
@@ -60,7 +61,9 @@ class Notifications:
         kind = payloads.kind(document)
         try:
             if kind is Kind.RESULT and target is not None:
-                return self._keep(target[0], payloads.bound_outcome(document, *target))
+                transaction_reference, attempt = payloads.result_target(*target)
+                evidence = payloads.bound_outcome(document, transaction_reference, attempt)
+                return self._keep(transaction_reference, evidence)
             if kind is Kind.REVERSED_WEBHOOK:
                 return self._keep(*payloads.reversed_webhook(document))
         except UnboundResultError:
@@ -73,13 +76,17 @@ class Notifications:
         """Write what waited in the queue; returns the ids of the messages that have to wait on."""
         waiting = []
         for record in records:
-            transaction_reference, evidence = from_message(record)
             try:
+                transaction_reference, evidence = from_message(record)
                 self._record(transaction_reference, evidence)
             except UnboundResultError as error:
                 count("UnboundResults")
-                logger.warning(str(error), extra={"transaction_reference": transaction_reference})
-            except StorageError:
+                logger.warning(str(error), extra={"message_id": record["messageId"]})
+            except (StorageError, LookupError, TypeError, ValueError) as error:
+                # What cannot be read goes the way of what cannot be written: in the end, to the dead letters.
+                logger.error(
+                    "A queued message waits on", extra={"message_id": record["messageId"], "error": str(error)}
+                )
                 waiting.append(record["messageId"])
         return waiting
 

@@ -24,8 +24,10 @@ REVERSED_TOPICS = frozenset({"buygoods_transaction_reversed", "b2b_transaction_r
 REVERSALS_PATH = "/api/v2/reversals"
 SUBSCRIPTIONS_PATH = "/api/v2/webhook_subscriptions"
 
+_REFERENCE = re.compile(schemas.TRANSACTION_REFERENCE["pattern"][1:-1])
+_ATTEMPT = re.compile("[1-9][0-9]{0,8}")
 _SAFE_ID = re.compile(r"[A-Za-z0-9-]{1,64}")
-_PHONE_NUMBER = re.compile(r"\+?\b(?:254|0)[17]\d{8}\b")
+_PHONE_NUMBER = re.compile(r"\+?\b(?:254[ -]?|0)[17]\d\d[ -]?\d{3}[ -]?\d{3}\b")
 _MESSAGE_LENGTH = 255
 
 
@@ -173,8 +175,9 @@ def answer(status: int, location: str | None, body: bytes | None, api_url: str) 
         return Evidence(Fact.NOT_SENT, Source.API, message="Kopo Kopo asked us to slow down (429).")
     if status in (400, 403, 404, 422) and body is not None:
         words = error_words(body)
-        if status == 400 and "pending reversal" in (words or "").lower():
-            return Evidence(Fact.RUNNING, Source.API, message=words)
+        # It may stand in any field, or none: what matters is not to call failed what is running.
+        if status == 400 and b"pending reversal" in body.lower():
+            return Evidence(Fact.RUNNING, Source.API, message=words or "A reversal of it is running already.")
         return Evidence(Fact.REJECTED, Source.API, message=words or f"Kopo Kopo answered {status}.")
     return Evidence(Fact.AMBIGUOUS, Source.API, message=f"Kopo Kopo answered {status}: it may have been processed.")
 
@@ -189,11 +192,15 @@ def location_id(location: str | None, api_url: str) -> str | None:
     except ValueError:
         return None
     prefix, _, last = there.path.rstrip("/").rpartition("/")
-    return safe_id(last) if prefix.endswith(REVERSALS_PATH) and not foreign else None
+    return safe_id(last) if prefix == REVERSALS_PATH and not foreign else None
 
 
 def _authority(url: SplitResult) -> tuple[str | None, int | None]:
     return url.hostname, None if url.port in (80, 443) else url.port
+
+
+def is_transaction_reference(value: str) -> bool:
+    return _REFERENCE.fullmatch(value) is not None
 
 
 def safe_id(value: object) -> str | None:
@@ -347,6 +354,17 @@ def bound_outcome(document: Any, transaction_reference: str, attempt: int) -> Ev
 def result_path(transaction_reference: str, attempt: int) -> str:
     """The path of the `callback_url` of one attempt."""
     return f"/kopokopo/results/{transaction_reference}/{attempt}"
+
+
+def result_target(transaction_reference: str, attempt: str) -> tuple[str, int]:
+    """The same, read back from the path's parts.
+
+    Raises:
+        InvalidRequestError: it is no path that we ever gave out.
+    """
+    if not is_transaction_reference(transaction_reference) or not _ATTEMPT.fullmatch(attempt):
+        raise InvalidRequestError("This is no reversal's callback_url.")
+    return transaction_reference, int(attempt)
 
 
 def reversed_webhook(document: Any) -> tuple[str, Evidence]:

@@ -76,6 +76,7 @@ class Reconciliation:
                 in_a_row += 1
                 summary.unanswered += 1
                 self._log(due, error)
+                self._store.postpone(due)  # or it would stand in the way of the others at the next run, too
         self._measure_ages()
         return summary
 

@@ -193,6 +193,8 @@ def decide(current: Reversal, evidence: Evidence, now: datetime) -> Change | Non
     if evidence.attempt is not None and evidence.attempt != current.attempt:
         return _about_another_attempt(current, evidence, now)
     if evidence.kopokopo_id and current.kopokopo_id and evidence.kopokopo_id != current.kopokopo_id:
+        if evidence.source is Source.API:
+            return None if _is_recorded(current, evidence) else _conflict(current, evidence, now)
         raise UnboundResultError("The signed result carries the id of another reversal.")
     if evidence.source is Source.OPERATOR:
         return _resolve(current, evidence, now)

@@ -45,17 +45,18 @@ class SecretsManager:
             raise ConfigurationError(f"The secret {secret_id} must hold a JSON object.")
         return document
 
-    def read_field(self, secret_id: str, field: str) -> str:
-        """Read one field of a secret that the operator has to fill in.
+    def read_fields(self, secret_id: str, *names: str) -> list[str]:
+        """Read fields of a secret that the operator has to fill in.
 
         Raises:
-            ConfigurationError: the secret, or the field, has no value.
+            ConfigurationError: the secret, or a field of it, has no value.
             StorageError: Secrets Manager did not give it.
         """
-        value = (self.read(secret_id) or {}).get(field)
-        if not isinstance(value, str) or not value:
-            raise ConfigurationError(f"The secret {secret_id} has no {field}: put it in with put-secret-value.")
-        return value
+        document = self.read(secret_id) or {}
+        values = [value for name in names if isinstance(value := document.get(name), str) and value]
+        if len(values) < len(names):
+            raise ConfigurationError(f"The secret {secret_id} needs {' and '.join(names)}: use put-secret-value.")
+        return values
 
     def write(self, secret_id: str, document: dict[str, Any]) -> None:
         """Make a document the secret's current value.

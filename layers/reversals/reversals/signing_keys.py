@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 from . import signature
 from .clock import Clock
-from .errors import ConfigurationError, SignatureError
+from .errors import ConfigurationError, SignatureError, StorageError
 from .secretsmanager import SecretsManager
 
 _FIELD = "api_key"
@@ -40,23 +40,27 @@ class SigningKeys:
         try:
             signature.verify(body, given, self._keys)
         except SignatureError:
-            now = self._clock.now()
-            if signature.is_well_formed(given) and (not self._keys or now - self._read_at >= _LOOK_AGAIN):
-                self._keys = self._read()
-                self._read_at = now
-                signature.verify(body, given, self._keys)
-                return
-            raise
+            if not signature.is_well_formed(given) or not self._looked_again():
+                raise
+            signature.verify(body, given, self._keys)
+
+    def _looked_again(self) -> bool:
+        now = self._clock.now()
+        if self._keys and now - self._read_at < _LOOK_AGAIN:
+            return False
+        self._read_at = now
+        self._keys = self._read()
+        return True
 
     def _read(self) -> list[str]:
-        current = self._secrets.read_field(self._signature_secret, _FIELD)
+        [current] = self._secrets.read_fields(self._signature_secret, _FIELD)
         previous = self._previous()
         return [current, previous] if previous else [current]
 
     def _previous(self) -> str | None:
         try:
             document = self._secrets.read(self._signature_secret, "AWSPREVIOUS") or {}
-        except ConfigurationError:
+        except (ConfigurationError, StorageError):
             return None
         value = document.get(_FIELD)
         return value if isinstance(value, str) and value else None

@@ -10,6 +10,7 @@ from dataclasses import dataclass, fields
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from enum import Enum
+from math import ceil
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
@@ -68,7 +69,7 @@ class Store:
             if existing.attempt_id == attempt_id:
                 # Our own write, whose reply was lost. If evidence came in since, there is nothing left to send.
                 return existing, existing.status is Status.INITIATING
-            change = rules.claim_again(existing, request, attempt_id, now)
+            change = rules.claim_again(self._as_read(existing), request, attempt_id, now)
             if change is None:
                 return self._as_read(existing), False
             updated, found = self._update(existing, change)
@@ -161,7 +162,7 @@ class Store:
             StorageError: it could not be written.
         """
         later = self._schedule.due(due.status, self._clock.now(), due.polls + 1)
-        self._table.postpone(due, int(later.timestamp()))
+        self._table.postpone(due, ceil(later.timestamp()))
 
     def _as_read(self, reversal: Reversal) -> Reversal:
         return reversal.as_read(self._clock.now(), self._schedule.stale_after)
@@ -210,6 +211,8 @@ class Store:
         changed = _attributes(change.values)
         if "status" in changed:
             changed |= self._bookkeeping(transaction_reference, changed["status"])
+        if changed.get("conflict"):
+            changed["expires_at"] = None  # what waits for an operator is kept
         return self._table.update(transaction_reference, changed, change.entry, condition, names, values)
 
     def _bookkeeping(self, transaction_reference: str, status: Status) -> Item:
@@ -219,7 +222,7 @@ class Store:
             expires = now + self._schedule.retention if self._schedule.retention else None
             expires_at = int(expires.timestamp()) if expires else None
             return {"due_shard": None, "due_at": None, "polls": None, "expires_at": expires_at}
-        due_at = int(self._schedule.due(status, now).timestamp())
+        due_at = ceil(self._schedule.due(status, now).timestamp())
         return {"due_shard": shard(transaction_reference), "due_at": due_at, "polls": 0, "expires_at": None}
 
 
@@ -255,22 +258,28 @@ class _Table:
     def by_status(
         self, status: Status, limit: int, after: Position | None, *, newest_first: bool = True
     ) -> list[Reversal]:
-        start = {}
+        start: Item = {}
         if after:
             key = {"status": status, "created_at": after.created_at, KEY: after.transaction_reference}
             start = {"ExclusiveStartKey": _serialize(key)}
-        answer = call(
-            self._client.query,
-            TableName=self._name,
-            IndexName="by-status",
-            KeyConditionExpression="#status = :status",
-            ExpressionAttributeNames={"#status": "status"},
-            ExpressionAttributeValues=_serialize({":status": status}),
-            ScanIndexForward=not newest_first,
-            Limit=limit,
-            **start,
-        )
-        return [from_item(item) for item in answer["Items"]]
+        found: list[Reversal] = []
+        while True:
+            answer = call(
+                self._client.query,
+                TableName=self._name,
+                IndexName="by-status",
+                KeyConditionExpression="#status = :status",
+                ExpressionAttributeNames={"#status": "status"},
+                ExpressionAttributeValues=_serialize({":status": status}),
+                ScanIndexForward=not newest_first,
+                Limit=limit - len(found),
+                **start,
+            )
+            found += [from_item(item) for item in answer["Items"]]
+            # A query also ends where it has read a megabyte.
+            if len(found) >= limit or "LastEvaluatedKey" not in answer:
+                return found
+            start = {"ExclusiveStartKey": answer["LastEvaluatedKey"]}
 
     def due(self, shard: str, now: int) -> Iterator["DueReversal"]:
         start: dict[str, Any] = {}

@@ -11,7 +11,7 @@ from decimal import Decimal
 
 from .clock import Clock
 from .errors import ConfigurationError, NotSentError, StorageError, TokenError
-from .kopokopo import AccessToken, KopoKopo
+from .kopokopo import AccessToken, KopoKopo, is_printable
 from .lease import Hold, Lease
 from .model import format_time, parse_time
 from .secretsmanager import SecretsManager
@@ -139,8 +139,7 @@ class AccessTokens:
 
     def _request(self, now: datetime) -> AccessToken:
         try:
-            client_id = self._secrets.read_field(self._credentials_secret, "client_id")
-            client_secret = self._secrets.read_field(self._credentials_secret, "client_secret")
+            client_id, client_secret = self._secrets.read_fields(self._credentials_secret, "client_id", "client_secret")
             self._on_request()
             return self._kopokopo.request_token(client_id, client_secret, now, _REQUEST_TIMEOUT)
         except (ConfigurationError, StorageError, NotSentError) as error:
@@ -151,9 +150,10 @@ class AccessTokens:
         try:
             document = self._secrets.read(self._token_secret) or {}
             value, expires_at = document["access_token"], _time(document["expires_at"])
-            return AccessToken(value, _time(document.get("issued_at", document["expires_at"])), expires_at)
-        except (ConfigurationError, StorageError, KeyError, TypeError, ValueError):
+            issued_at = _time(document.get("issued_at", document["expires_at"]))
+        except (ConfigurationError, StorageError, ArithmeticError, KeyError, OSError, TypeError, ValueError):
             return None
+        return AccessToken(value, issued_at, expires_at) if isinstance(value, str) and is_printable(value) else None
 
     def _write(self, token: AccessToken, hold: Hold) -> bool:
         """Share it, unless a later holder of the lease has a newer one."""
@@ -183,4 +183,9 @@ def _is_older(token: AccessToken | None, written_at: datetime) -> bool:
 
 
 def _time(value: str | int | float | Decimal) -> datetime:
-    return parse_time(value) if isinstance(value, str) else datetime.fromtimestamp(float(value), UTC)
+    if not isinstance(value, str):
+        return datetime.fromtimestamp(float(value), UTC)
+    moment = parse_time(value)
+    if moment.tzinfo is None:
+        raise ValueError("A time without an offset.")
+    return moment

@@ -10,9 +10,9 @@ import socket
 import threading
 import time
 from collections.abc import Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
-from http.cookiejar import DefaultCookiePolicy
+from http.client import HTTPResponse
 from types import TracebackType
 from typing import Any, Self
 
@@ -49,17 +49,19 @@ class Answer:
 
 
 class Transport:
-    """Calls over kept-alive connections, one at a time. No redirect is followed, and nothing is sent twice."""
+    """Calls over kept-alive connections, one at a time. No redirect is followed, and nothing is sent twice.
 
-    def __init__(self) -> None:
+    It goes by requests' adapter and not by a session, which would add what nobody asked for: cookies, proxies, a .netrc
+    whose password takes the place of our bearer token, and a look at where a redirect leads.
+
+    Args:
+        certificates: The file of the authorities to trust, instead of certifi's.
+    """
+
+    def __init__(self, certificates: str | None = None) -> None:
         self._watch = _Watch()
-        self._session = requests.Session()
-        # Neither a proxy nor a .netrc, whose password would take the place of our bearer token.
-        self._session.trust_env = False
-        self._session.headers.clear()
-        self._session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
-        for scheme in ("http://", "https://"):
-            self._session.mount(scheme, _WatchedAdapter(self._watch))
+        self._adapter = _WatchedAdapter(self._watch)
+        self._verify = certificates or True
 
     def call(
         self, method: str, url: str, *, headers: Mapping[str, str], body: bytes | None = None, timeout: float
@@ -80,14 +82,9 @@ class Transport:
         sent_headers = {"User-Agent": USER_AGENT, "Accept-Encoding": "identity", **headers}
         with self._watch.until(time.monotonic() + timeout) as watch:
             try:
-                response = self._session.request(
-                    method,
-                    url,
-                    headers=sent_headers,
-                    data=body,
-                    timeout=(min(_CONNECT_TIMEOUT, timeout), timeout),
-                    allow_redirects=False,
-                    stream=True,
+                request = requests.Request(method, url, headers=sent_headers, data=body).prepare()
+                response = self._adapter.send(
+                    request, stream=True, timeout=(min(_CONNECT_TIMEOUT, timeout), timeout), verify=self._verify
                 )
             except (requests.RequestException, HTTPError, OSError) as error:
                 if not watch.sent:
@@ -118,7 +115,7 @@ class _Watch:
         self.sent = False
         self.expired = False
         self._deadline = 0.0
-        self._connection: Any = None
+        self._socket: socket.socket | None = None
         self._timer: threading.Timer | None = None
 
     def until(self, deadline: float) -> Self:
@@ -137,7 +134,7 @@ class _Watch:
     ) -> None:
         if self._timer:
             self._timer.cancel()
-        self._connection = None
+        self._socket = None
 
     def connected(self, connection: Any) -> None:
         if time.monotonic() >= self._deadline:
@@ -148,18 +145,15 @@ class _Watch:
         if self.expired and not self.sent:
             connection.close()
             raise ConnectTimeoutError(connection, "The deadline passed before the request could leave.")
-        self._connection = connection
+        self._socket = connection.sock
         self.sent = True
 
     def _cut(self) -> None:
         self.expired = True
-        sock = getattr(self._connection, "sock", None)
-        if sock is not None:
-            try:
-                # Not SSLSocket.shutdown, which would take the TLS state from under the thread that reads.
-                socket.socket.shutdown(sock, socket.SHUT_RDWR)
-            except OSError:
-                return  # closed meanwhile
+        if self._socket is not None:
+            # Not SSLSocket.shutdown, which would take the TLS state from under the thread that reads.
+            with suppress(OSError):  # closed meanwhile
+                socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
 
 
 class _WatchedAdapter(HTTPAdapter):
@@ -176,9 +170,36 @@ class _WatchedAdapter(HTTPAdapter):
         return pool  # type: ignore[no-any-return]
 
 
+class _WholeResponse(HTTPResponse):
+    """An answer whose head came whole; http.client takes one that broke off in its middle for a short one."""
+
+    def begin(self) -> None:
+        file = self.fp
+        lines: Any = _WholeLines(file)
+        self.fp = lines
+        super().begin()
+        if self.fp is lines:  # it is None where there is no body to come
+            self.fp = file
+
+
+class _WholeLines:
+    def __init__(self, file: Any) -> None:
+        self._file = file
+
+    def readline(self, limit: int = -1) -> bytes:
+        line: bytes = self._file.readline(limit)
+        if not line.endswith(b"\n") and len(line) != limit:
+            raise ConnectionResetError("The answer broke off in its head.")
+        return line
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+
 def _watched(base: Any, watch: _Watch) -> Any:
     class WatchedConnection(base):  # type: ignore[misc]
         last_used = 0.0
+        response_class = _WholeResponse
 
         def connect(self) -> None:
             super().connect()

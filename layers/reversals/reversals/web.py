@@ -11,19 +11,14 @@ from typing import Any
 
 from aws_lambda_powertools.utilities.data_classes import APIGatewayProxyEventV2
 
-from . import errors, schemas
+from . import errors, payloads
 from .model import Reversal
 from .observability import count, logger
 
 Response = dict[str, Any]
 
-_REFERENCE = re.compile(schemas.TRANSACTION_REFERENCE["pattern"][1:-1])
-
-_ATTEMPT = re.compile("[1-9][0-9]{0,8}")
-
 _STATUS: Mapping[type[errors.ReversalsError], HTTPStatus] = {
     errors.InvalidRequestError: HTTPStatus.BAD_REQUEST,
-    errors.UnboundResultError: HTTPStatus.BAD_REQUEST,
     errors.SignatureError: HTTPStatus.UNAUTHORIZED,
     errors.ReversalNotFoundError: HTTPStatus.NOT_FOUND,
     errors.MethodNotAllowedError: HTTPStatus.METHOD_NOT_ALLOWED,
@@ -80,20 +75,9 @@ class Request(APIGatewayProxyEventV2):
             ReversalNotFoundError: it is none, so nothing can be there.
         """
         value = self.path_parameters.get("transaction_reference", "")
-        if not _REFERENCE.fullmatch(value):
+        if not payloads.is_transaction_reference(value):
             raise errors.ReversalNotFoundError("There is no such transaction reference.")
         return value
-
-    def attempt(self) -> int:
-        """The path's.
-
-        Raises:
-            ReversalNotFoundError: it is none.
-        """
-        value = self.path_parameters.get("attempt", "")
-        if not _ATTEMPT.fullmatch(value):
-            raise errors.ReversalNotFoundError("There is no such attempt.")
-        return int(value)
 
     @property
     def own_url(self) -> str:
@@ -138,7 +122,8 @@ def endpoint(handle: Callable[[Request, Any], Response]) -> Callable[[dict[str, 
 
 
 def _problem(error: errors.ReversalsError) -> Response:
-    status = _STATUS.get(type(error), HTTPStatus.INTERNAL_SERVER_ERROR)
+    kinds = (kind for kind in type(error).__mro__ if kind in _STATUS)
+    status = _STATUS[next(kinds, errors.ConfigurationError)]
     log = logger.error if status >= HTTPStatus.INTERNAL_SERVER_ERROR else logger.info
     log(str(error), extra={"problem": type(error).__name__, "http_status": int(status)})
     headers: dict[str, str] = {}
