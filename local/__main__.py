@@ -15,6 +15,7 @@ from local.settings import LaptopCloudError
 if TYPE_CHECKING:
     from local.cloud import LaptopCloud
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
 STATE_DIR = Path(".local")
 
 
@@ -29,7 +30,7 @@ def main(environ: Mapping[str, str] = os.environ) -> int:
             raise KeyboardInterrupt
         ended.set()
 
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in SIGNALS:
         signal.signal(number, end)
     try:
         with _cloud(environ) as cloud:
@@ -41,6 +42,10 @@ def main(environ: Mapping[str, str] = os.environ) -> int:
         return 1
     except KeyboardInterrupt:
         pass
+    finally:
+        # Python gives its handlers up before it has ended; a second Ctrl-C in that moment would kill it.
+        for number in SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
     return 0
 
 

@@ -99,17 +99,16 @@ class LaptopCloud:
         api = self._running.enter_context(listen(self._api_port, "API_PORT"))
         api_url = f"http://127.0.0.1:{port_of(api)}"
         self.logs = self._state_dir.resolve() / "logs" / str(port_of(api))
-        self.logs.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(self.logs, ignore_errors=True)
+        self.logs.mkdir(parents=True)
         aws_url = self._environ.get("AWS_ENDPOINT_URL") or self._start_moto()
         self._aws = Aws(aws_url, self._environ)
         simulator_url, origins = self._find_kopokopo()
 
         document = load(self._template)
         parameters = parameter_values(document, self._parameters, {**origins, "CallbackBaseUrl": api_url})
-        resources = Resources(self._aws, self._secrets())
-        stack = Stack(
-            translate(document, self._template, parameters), parameters, resources.create, meaningless=MEANINGLESS
-        )
+        translated = translate(document, self._template, parameters)
+        stack = Stack(translated, parameters, Resources(self._aws, self._secrets()).create, MEANINGLESS)
         stack.create()
 
         # They end in the opposite order: nothing new begins, the functions are killed, who waited for them is done.
@@ -195,7 +194,10 @@ class LaptopCloud:
     def _function(self, reference: str) -> Function:
         """The function that a name or an ARN means, whatever its alias or version."""
         name = reference.rpartition(":function:")[2].partition(":")[0]
-        return next(function for function in self.functions.values() if function.name == name)
+        for function in self.functions.values():
+            if function.name == name:
+                return function
+        raise TemplateError(f"{reference} is no function of this template.")
 
     def _routes(self, stack: Stack) -> list[Route]:
         apis = list(stack.of_type("AWS::ApiGatewayV2::Api"))

@@ -101,14 +101,13 @@ class StreamSource:
         self._patterns = read_patterns(mapping)
         self._aws = aws
         self._streams = aws.client("dynamodbstreams")
-        self._shard: str = self._streams.describe_stream(StreamArn=self._arn)["StreamDescription"]["Shards"][0][
-            "ShardId"
-        ]
+        shards = self._streams.describe_stream(StreamArn=self._arn)["StreamDescription"]["Shards"]
+        self._shard: str = shards[0]["ShardId"]
         self._position: dict[str, str] = {"ShardIteratorType": "TRIM_HORIZON"}
 
     def look(self, stopped: Event) -> bool:
         """Take what is there to the function; returns whether there was anything."""
-        # A new iterator for each look: moto's keep reading the table as it was before a transaction was rolled back.
+        # A new iterator for each look: that of a plain moto reads on in a table that a failed transaction has replaced.
         iterator = self._streams.get_shard_iterator(StreamArn=self._arn, ShardId=self._shard, **self._position)
         answer = self._streams.get_records(ShardIterator=iterator["ShardIterator"], Limit=self._batch_size)
         if not (records := json.loads(json.dumps(answer["Records"], default=_plain))):

@@ -7,7 +7,7 @@ import re
 import socket
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -22,7 +22,6 @@ from local.settings import ACCOUNT_ID
 from local.template import Document, TemplateError, as_text
 
 MAX_BODY = 10 * 1024 * 1024
-MAX_DISCARDED = 10 * MAX_BODY  # of a body that is too big, so that its sender reads our answer
 INTEGRATION_TIMEOUT = 30.0  # seconds
 API_ID = "local"
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
@@ -180,14 +179,13 @@ class _Handler(BaseHTTPRequestHandler):
         request_id = _request_id()
         try:
             body = self._read_body()
-        except _TooLargeError:
-            response = Response.message(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
         except ValueError:
-            self.close_connection = True
-            response = Response.message(HTTPStatus.BAD_REQUEST)
+            self.send_error(HTTPStatus.BAD_REQUEST)
+            return
+        if body is None:
+            self._send(Response.message(HTTPStatus.REQUEST_ENTITY_TOO_LARGE), request_id)
         else:
-            response = self._respond(body, request_id)
-        self._send(response, request_id)
+            self._send(self._respond(body, request_id), request_id)
 
     do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = do_OPTIONS = _answer  # noqa: N815
 
@@ -260,41 +258,35 @@ class _Handler(BaseHTTPRequestHandler):
             event["requestContext"]["authorizer"] = {"iam": CALLER}
         return {name: value for name, value in event.items() if value is not None}
 
-    def _read_body(self) -> bytes:
-        """The body, whole.
+    def _read_body(self) -> bytes | None:
+        """The body; None if it is above the limit, and then it has been read all the same: who sends it reads later.
 
         Raises:
             ValueError: its length or its chunks are no HTTP.
-            _TooLargeError: it is above the limit. It has been read and forgotten, or the connection ends.
         """
-        body = bytearray()
-        size = 0
-        if "chunked" in self.headers.get("Transfer-Encoding", "").lower():
-            while length := int(self.rfile.readline(100).split(b";")[0], 16):
-                size += length
-                self._read_into(body, length, size)
-                self.rfile.readline(3)
-            while self.rfile.readline(65_536).strip():
-                pass  # trailers
-        else:
-            size = int(self.headers.get("Content-Length") or 0)
-            self._read_into(body, size, size)
-        if size > MAX_BODY:
-            raise _TooLargeError
-        return bytes(body)
+        pieces, size = [], 0
+        for length in self._lengths():
+            if length < 0:
+                raise ValueError("a length below zero")
+            size += length
+            while length > 0:
+                if not (piece := self.rfile.read(min(length, 1024 * 1024))):
+                    raise ConnectionError("the client has gone")
+                length -= len(piece)
+                if size <= MAX_BODY:
+                    pieces.append(piece)
+        return b"".join(pieces) if size <= MAX_BODY else None
 
-    def _read_into(self, body: bytearray, length: int, total: int) -> None:
-        if length < 0:
-            raise ValueError("negative length")
-        if total > MAX_DISCARDED:
-            self.close_connection = True
-            raise _TooLargeError
-        while length:
-            if not (piece := self.rfile.read(min(length, 1024 * 1024))):
-                raise ConnectionError("the client has gone")
-            length -= len(piece)
-            if total <= MAX_BODY:
-                body += piece
+    def _lengths(self) -> Iterator[int]:
+        """How long the parts of the body are, each of which is read before the next one is asked for."""
+        if "chunked" not in self.headers.get("Transfer-Encoding", "").lower():
+            yield int(self.headers.get("Content-Length") or 0)
+            return
+        while length := int(self.rfile.readline(100).partition(b";")[0], 16):
+            yield length
+            self.rfile.readline(3)
+        while self.rfile.readline(65_536).strip():
+            pass  # trailers
 
     def _send(self, response: Response, request_id: str) -> None:
         self.send_response_only(response.status)
@@ -326,10 +318,6 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
         pass
-
-
-class _TooLargeError(Exception):
-    """A request's body is above the limit."""
 
 
 def _segment_pattern(segment: str) -> str:

@@ -10,10 +10,11 @@ import os
 import socket
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from http import HTTPStatus
 from multiprocessing.connection import wait
 from pathlib import Path
-from threading import Condition, Thread
+from threading import TIMEOUT_MAX, Condition, Thread
 from typing import Any, BinaryIO, NoReturn
 from uuid import uuid4
 
@@ -65,8 +66,10 @@ class Function:
         self._handler: str = properties["Handler"]
         self._folder = Path(properties["Code"]["S3Key"])
         self._environment = {**environment, **_variables(name, properties, log_file)}
+        if not self._folder.is_dir():
+            raise TemplateError(f"{logical_id}: its code is not there: {self._folder}")
         self._log_file = log_file
-        log_file.write_bytes(b"")
+        log_file.touch()
         self._changed = Condition()
         self._children: list[_Worker] = []
         self._idle: list[_Worker] = []  # the most recently used one last
@@ -78,27 +81,31 @@ class Function:
         with self._changed:
             return [worker.child.pid for worker in self._children if worker.child.alive]
 
-    def invoke(self, event: Any, *, trace_id: str = "", patience: float | None = None) -> Any:
+    def invoke(self, event: Any, *, trace_id: str = "", patience: float = TIMEOUT_MAX) -> Any:
         """Run the handler and return its result, in the calling thread.
 
         Args:
             event: Anything that JSON can say.
             trace_id: X-Ray's, as the handler finds it in its environment.
-            patience: Seconds after which the caller no longer wants to wait; None: until the function's own timeout.
+            patience: Seconds after which the caller no longer wants to wait.
 
         Raises:
             FunctionError: it failed.
             ImpatientError: it took longer than the caller's patience. If it had not begun, it never will.
         """
-        give_up = time.monotonic() + patience if patience is not None else float("inf")
+        give_up = time.monotonic() + patience
         body = json.dumps(event).encode()
         request_id = str(uuid4())
-        worker = self._begin(request_id, body, trace_id, give_up)
-        deadline = time.monotonic() + self.timeout
-        if give_up < deadline and not worker.has_answered(give_up):
-            Thread(target=self._end_unheard, args=(worker, request_id, deadline), daemon=True).start()
-            raise ImpatientError(f"{self.logical_id} took longer than {patience} s")
-        return self._end(worker, request_id, deadline)
+        while True:
+            worker = self._begin(request_id, body, trace_id, give_up)
+            deadline = time.monotonic() + self.timeout
+            if give_up < deadline and not worker.has_answered(give_up):
+                Thread(target=self._end_unheard, args=(worker, request_id, deadline), daemon=True).start()
+                raise ImpatientError(f"{self.logical_id} took longer than {patience} s")
+            # A connection that is reset, and not closed, had our event still unread when the child died: it never
+            # began, and another child may have it.
+            with suppress(ConnectionResetError):
+                return self._end(worker, request_id, deadline)
 
     def log(self, line: str) -> None:
         """Write a line to the function's log, as Lambda itself does beside the handler."""
@@ -136,13 +143,17 @@ class Function:
     def _end(self, worker: "_Worker", request_id: str, deadline: float) -> Any:
         try:
             path, body = worker.receive(deadline)
-            worker.answer(HTTPStatus.ACCEPTED)
+        except ConnectionResetError:
+            self._drop(worker)
+            raise
         except TimeoutError:
             self._drop(worker)
             message = f"RequestId: {request_id} Error: Task timed out after {self.timeout:.2f} seconds"
             self._fail(request_id, FunctionError("Sandbox.Timedout", message))
         except (OSError, EOFError):
             self._fail(request_id, _exit_error(request_id, self._drop(worker)))
+        with suppress(OSError):  # the result is here; if the child is not, its next use finds out
+            worker.answer(HTTPStatus.ACCEPTED)
         with self._changed:
             if self._stopped:
                 worker.close()
@@ -155,7 +166,7 @@ class Function:
     def _end_unheard(self, worker: "_Worker", request_id: str, deadline: float) -> None:
         try:
             self._end(worker, request_id, deadline)
-        except FunctionError as error:
+        except (FunctionError, ConnectionResetError) as error:
             self.log(f"RequestId: {request_id} nobody waited for: {error}")
 
     def _take(self, give_up: float) -> tuple["_Worker", bool]:
@@ -173,8 +184,7 @@ class Function:
                         worker = _Worker(self._handler, self._folder, self._environment, log)
                     self._children.append(worker)
                     return worker, True
-                # A Condition cannot wait for ever by a number: a day is as good.
-                if not self._changed.wait(min(give_up - time.monotonic(), 86_400)) and time.monotonic() >= give_up:
+                if not self._changed.wait(min(give_up - time.monotonic(), TIMEOUT_MAX)):
                     raise ImpatientError(f"{self.logical_id} had no child free in time")
 
     def _drop(self, worker: "_Worker") -> int:

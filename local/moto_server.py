@@ -12,11 +12,11 @@ import sys
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from http.server import ThreadingHTTPServer
 from typing import Any
 
-from moto.dynamodbstreams.models import dynamodbstreams_backends
+from moto.dynamodbstreams.models import ShardIterator, dynamodbstreams_backends
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
 from werkzeug.test import run_wsgi_app
 
@@ -82,13 +82,24 @@ def call(environ: dict[str, Any]) -> Answer:
         return status, headers, b"".join(pieces)
 
 
-class _Recent(OrderedDict[str, Any]):
-    """moto keeps every shard iterator for ever, and a poller makes many: keep the newest."""
+class _ShardIterators(OrderedDict[str, ShardIterator]):
+    """moto keeps every shard iterator for ever, though a poller makes many: these are the newest.
 
-    def __setitem__(self, key: str, value: Any) -> None:
-        super().__setitem__(key, value)
+    And moto's go on reading a table that is no longer there: a transaction that fails puts a copy, made before it, in
+    the table's place. These read the one that is there.
+    """
+
+    def __setitem__(self, arn: str, iterator: ShardIterator) -> None:
+        super().__setitem__(arn, iterator)
         if len(self) > MAX_SHARD_ITERATORS:
             self.popitem(last=False)
+
+    def __getitem__(self, arn: str) -> ShardIterator:
+        iterator = super().__getitem__(arn)
+        table = iterator.streams_backend.dynamodb.get_table(iterator.stream_shard.table.name)
+        if table.stream_shard is not None:
+            iterator.stream_shard = table.stream_shard
+        return iterator
 
 
 def _status(line: str) -> tuple[int, str]:
@@ -98,8 +109,7 @@ def _status(line: str) -> tuple[int, str]:
 
 def main() -> None:
     listener = socket.socket(fileno=int(sys.argv[1]))
-    streams: Mapping[str, Any] = dynamodbstreams_backends[ACCOUNT_ID]
-    streams[REGION].shard_iterators = _Recent()
+    dynamodbstreams_backends[ACCOUNT_ID][REGION].shard_iterators = _ShardIterators()
     server = ThreadingHTTPServer(listener.getsockname(), Handler, bind_and_activate=False)
     server.daemon_threads = True
     server.socket.close()

@@ -16,6 +16,8 @@ from local.template import Attributes, Document, TemplateError
 # Nothing on a laptop: permissions, operations, and how a deployment proceeds.
 MEANINGLESS = frozenset(
     {
+        "AWS::ApiGatewayV2::ApiMapping",
+        "AWS::ApiGatewayV2::DomainName",
         "AWS::ApiGatewayV2::Stage",
         "AWS::ApplicationAutoScaling::ScalableTarget",
         "AWS::ApplicationAutoScaling::ScalingPolicy",

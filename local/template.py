@@ -1,5 +1,6 @@
 """The stack as template.yaml has it: translated by SAM's own translator, then resolved as CloudFormation would."""
 
+import logging
 import re
 import shlex
 from collections import defaultdict
@@ -25,6 +26,8 @@ PSEUDO_PARAMETERS = {
 }
 CODE_BUCKET = "local"
 _NO_VALUE = object()
+# The translator warns of its own feature flags, which is nothing to whoever starts a stack.
+logging.getLogger("samtranslator").addHandler(logging.NullHandler())
 
 Document = dict[str, Any]
 Attributes = Mapping[str, Any]
