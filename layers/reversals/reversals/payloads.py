@@ -184,7 +184,7 @@ def answer(status: int, location: str | None, body: bytes | None, api_url: str) 
 
 def location_id(location: str | None, api_url: str) -> str | None:
     """The id in a Location, if it names a reversal of the API that was asked; the URL itself is never followed."""
-    if not location:
+    if not location or "," in location:  # two of them, folded into one
         return None
     try:
         there, here = urlsplit(location.strip()), urlsplit(api_url)
@@ -192,7 +192,7 @@ def location_id(location: str | None, api_url: str) -> str | None:
     except ValueError:
         return None
     prefix, _, last = there.path.rstrip("/").rpartition("/")
-    return safe_id(last) if prefix == REVERSALS_PATH and not foreign else None
+    return safe_id(last) if prefix.endswith(REVERSALS_PATH) and not foreign else None
 
 
 def _authority(url: SplitResult) -> tuple[str | None, int | None]:
