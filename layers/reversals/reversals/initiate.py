@@ -60,7 +60,8 @@ class Initiation:
         reversal = self._record(reversal, evidence)
         code = (reversal.failure or {}).get("code")
         if code == "not_sent":
-            raise NotSentError(f"It was not sent: {evidence.message} It is safe to try again.", reversal)
+            again = "Try again with another Idempotency-Key." if request.idempotency_key else "It is safe to try again."
+            raise NotSentError(f"It was not sent: {evidence.message} {again}", reversal)
         if code == "rejected":
             raise RefusedError(f"Kopo Kopo refused the reversal: {evidence.message}", reversal)
         return reversal, True
