@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,9 +41,7 @@ _FUNCTIONS = {
 def main() -> int:
     for name, (part, floor) in _FUNCTIONS.items():
         code = f"import app; from reversals import assembly; assembly.{part}()"
-        ours, least = _alternating(
-            lambda c=code, n=name: _init(c, n), lambda f=floor, n=name: _init(f, n), _COLD_STARTS
-        )
+        ours, least = _alternating(partial(_init, code, name), partial(_init, floor, name), _COLD_STARTS)
         _figure(f"cold start: {name}", ours, "seconds", floor=least)
     _figure("make start: from the command to ready", statistics.median(_start() for _ in range(_STARTS)), "seconds")
     _post_to_event()

@@ -1,0 +1,421 @@
+"""Every variant in which Kopo Kopo may send a result or a webhook, against the callback function: taken, or refused.
+
+The signature comes first, on the raw bytes; only then is anything read.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from tests import kopokopo
+from tests.conftest import Cloud
+from tests.kopokopo import (
+    ABSENT,
+    CANCELLED,
+    KOPOKOPO_ID,
+    REFERENCE,
+    TRANSFERRED,
+    anything,
+    encode,
+    result,
+    sign,
+    webhook,
+)
+
+PATH = f"/kopokopo/results/{REFERENCE}/1"
+WEBHOOKS = "/kopokopo/webhooks"
+LIMIT = 256 * 1024
+
+
+@dataclass
+class Posts:
+    """A stack in which the usual transaction is unknown to begin with."""
+
+    cloud: Cloud
+
+    def pending(self) -> None:
+        """What the POST's own answer would have left: pending, with the id that Kopo Kopo gave."""
+        self.cloud.deliver(result(bulk=None))
+
+    @property
+    def status(self) -> str | None:
+        item = self.cloud.item()
+        return item["status"]["S"] if item else None
+
+
+@pytest.fixture
+def posts(cloud: Cloud) -> Posts:
+    return Posts(cloud)
+
+
+def variants(**cases: Any) -> Any:
+    return [pytest.param(*(case if isinstance(case, tuple) else (case,)), id=name) for name, case in cases.items()]
+
+
+# ------------------------------------------------------------------------------------------------ what a result says
+
+UNDECIDED = {
+    f"{word or 'no'} status, bulk payment {name}": (result(status=word, bulk=bulk), "pending")
+    for word in ("Received", "Scheduled", "Pending", "Processed", "Success", "Failed", "Reversed", "", None)
+    for name, bulk in {"null": None, "absent": ABSENT, "unknown": {**TRANSFERRED, "status": "Sent"}}.items()
+}
+ERRORS: dict[str, Any] = {
+    "null": None,
+    "absent": ABSENT,
+    "an empty list": [],
+    "a list": ["Not enough money"],
+    "a string": "Not enough money",
+    "a list of objects": [{"code": 1, "message": "Not enough money"}],
+}
+METADATA: dict[str, Any] = {
+    "null": None,
+    "absent": ABSENT,
+    "empty": {},
+    "of other values": {"count": 1, "paid": True, "price": 1.5, "list": [1, {"deep": None}]},
+}
+
+
+@pytest.mark.parametrize(
+    ("document", "status"),
+    variants(
+        **{
+            "type reversal": (result(type="reversal"), "reversed"),
+            "type reversals": (result(type="reversals"), "reversed"),
+            "transferred": (result(), "reversed"),
+            "cancelled, without a reference": (result(bulk=CANCELLED), "failed"),
+            **UNDECIDED,
+            **{f"errors {name}": (result(errors=errors), "reversed") for name, errors in ERRORS.items()},
+            **{f"cancelled, errors {n}": (result(bulk=CANCELLED, errors=it), "failed") for n, it in ERRORS.items()},
+            **{f"metadata {name}": (result(metadata=metadata), "reversed") for name, metadata in METADATA.items()},
+            "a code as the transaction's reference": (result(transaction_reference=REFERENCE), "reversed"),
+            "a UUID as the transaction's reference": (result(), "reversed"),
+            "another code as the transaction's reference": (result(transaction_reference="QX91TEST07"), "reversed"),
+            "no reference of the transaction": (result(transaction_reference=ABSENT), "reversed"),
+            **{
+                f"the time {time}": (
+                    result(created_at=time, bulk={**TRANSFERRED, "origination_time": time}),
+                    "reversed",
+                )
+                for time in ("2026-05-01T10:00:00+03:00", "2026-05-01T07:00:00.123456Z", "2026-05-01", "", None, 0)
+            },
+            "extra fields": (result(surprise={"a": [1]}) | {"included": []}, "reversed"),
+            "a reversed bulk payment with a failed status word": (result(status="Failed"), "reversed"),
+        }
+    ),
+)
+@pytest.mark.parametrize("known", [False, True], ids=["unknown before", "pending before"])
+def test_taken(posts: Posts, document: Any, status: str, known: bool) -> None:
+    if known:
+        posts.pending()
+    assert posts.cloud.deliver(document).status == 200
+    assert posts.status == status
+
+
+@pytest.mark.parametrize(
+    ("amount", "shown"),
+    variants(
+        one_decimal=("400.0", "400.0"),
+        no_decimals=("400", "400"),
+        a_number=(400, "400"),
+        a_float=(400.0, "400.0"),
+        two_decimals=("1300.50", "1300.50"),
+        null=(None, None),
+        words=("much", None),
+    ),
+)
+def test_amounts_are_decimals(posts: Posts, amount: Any, shown: str | None) -> None:
+    assert posts.cloud.deliver(result(bulk={**TRANSFERRED, "amount": amount})).status == 200
+    assert posts.cloud.get(f"/reversals/{REFERENCE}").json["amount"] == shown
+
+
+# ------------------------------------------------------------------------------------------------ how it is written
+
+
+def reordered(document: Any) -> bytes:
+    return encode({"data": dict(reversed(document["data"].items()))})
+
+
+def with_duplicates(document: Any) -> bytes:
+    return encode(document).replace(b'"status":"Processed"', b'"status":"Received","status":"Processed"')
+
+
+TEXT: dict[str, Any] = {"reason": '\u00e9 \u4e2d <b>&amp;</b> / \\ "quoted" \U0001f600'}
+WRITTEN: dict[str, Callable[[Any], bytes]] = {
+    "compact": encode,
+    "spaced": lambda document: json.dumps(document).encode(),
+    "pretty": lambda document: json.dumps(document, indent=4).encode(),
+    "with a newline at the end": lambda document: encode(document) + b"\r\n",
+    "escaped": lambda document: json.dumps(document, ensure_ascii=True).encode(),
+    "literal": lambda document: json.dumps(document, ensure_ascii=False).encode(),
+    "escaped slashes": lambda document: encode(document).replace(b"/", b"\\/"),
+    "escaped brackets": lambda document: encode(document).replace(b"<", b"\\u003c").replace(b"&", b"\\u0026"),
+    "in another order": reordered,
+    "with a name twice": with_duplicates,
+}
+
+
+@pytest.mark.parametrize("write", variants(**WRITTEN))
+@pytest.mark.parametrize("as_base64", [False, True], ids=["text", "base64"])
+def test_taken_however_it_is_written(posts: Posts, write: Callable[[Any], bytes], as_base64: bool) -> None:
+    assert posts.cloud.notify(PATH, write(result(**TEXT)), as_base64=as_base64).status == 200
+    assert posts.status == "reversed"
+
+
+@pytest.mark.parametrize(("size", "status"), variants(**{"at the limit": (LIMIT, 200), "above it": (LIMIT + 1, 413)}))
+@pytest.mark.parametrize("as_base64", [False, True], ids=["text", "base64"])
+def test_taken_up_to_a_limit(posts: Posts, size: int, status: int, as_base64: bool) -> None:
+    body = encode(result())
+    body = body[:-1] + b" " * (size - len(body)) + b"}"
+    answer = posts.cloud.notify(PATH, body, as_base64=as_base64)
+    assert answer.status == status
+    assert posts.status == ("reversed" if status == 200 else None)
+
+
+@pytest.mark.parametrize(
+    "body",
+    variants(
+        **{
+            "arrays": encode(result(metadata="?")).replace(b'"?"', b"[" * 100_000 + b"]" * 100_000),
+            "objects": encode(result(metadata="?")).replace(b'"?"', b'{"a":' * 40_000 + b"1" + b"}" * 40_000),
+            "alone": b"[" * 200_000,
+        }
+    ),
+)
+def test_refused_when_nested_without_end(posts: Posts, body: bytes) -> None:
+    assert posts.cloud.notify(PATH, body).status == 400
+    assert posts.status is None
+
+
+# ------------------------------------------------------------------------------------------------ when it comes
+
+
+def test_the_same_callback_twice_has_no_second_effect(posts: Posts) -> None:
+    posts.pending()
+    assert posts.cloud.deliver(result()).status == 200
+    once = posts.cloud.item()
+    assert [posts.cloud.deliver(result()).status for _ in range(3)] == [200] * 3
+    assert posts.cloud.item() == once
+
+
+@pytest.mark.parametrize("final", variants(reversed=result(), failed=result(bulk=CANCELLED)))
+@pytest.mark.parametrize("word", ["Received", "Scheduled", "Pending", "Processed"])
+def test_an_older_status_after_a_final_one_changes_nothing(posts: Posts, final: Any, word: str) -> None:
+    posts.pending()
+    posts.cloud.deliver(final)
+    ended = posts.cloud.item()
+    assert posts.cloud.deliver(result(status=word, bulk=None)).status == 200
+    assert posts.cloud.item() == ended
+
+
+def test_a_final_result_against_another_is_a_conflict_and_no_regress(posts: Posts) -> None:
+    posts.cloud.deliver(result())
+    assert posts.cloud.deliver(result(bulk=CANCELLED)).status == 200
+    item = posts.cloud.item() or {}
+    assert (item["status"], item["conflict"]) == ({"S": "reversed"}, {"BOOL": True})
+
+
+@pytest.mark.parametrize("attempt", [1, 2, 17])
+def test_a_result_of_what_we_do_not_know_is_kept(posts: Posts, attempt: int) -> None:
+    assert posts.cloud.deliver(result("UNHEARD-OF", attempt), "UNHEARD-OF", attempt).status == 200
+    item = posts.cloud.item("UNHEARD-OF") or {}
+    assert (item["status"], item["attempt"]) == ({"S": "reversed"}, {"N": str(attempt)})
+
+
+# ------------------------------------------------------------------------------------------------ webhooks
+
+
+@pytest.mark.parametrize(
+    "document",
+    variants(
+        **{
+            "buygoods": webhook(),
+            "b2b": webhook(topic="b2b_transaction_reversed"),
+            "b2b, by a phone": webhook(topic="b2b_transaction_reversed", sender_phone_number=kopokopo.PHONE_NUMBER),
+            "with reversal_time": webhook(reversal_time="2026-05-01T10:00:05+03:00"),
+            "without hashed_sender_phone": webhook(hashed_sender_phone=ABSENT),
+            **{f"middle name {name!r}": webhook(sender_middle_name=name) for name in (None, "", "M")},
+            **{f"amount {amount!r}": webhook(amount=amount) for amount in ("233", "233.0", 233, 233.0, None)},
+            "another event type": webhook(type="Something New"),
+            "extra fields": webhook(surprise=[1, 2]),
+            "the topic in capitals": webhook(topic="Buygoods_Transaction_Reversed"),
+        }
+    ),
+)
+@pytest.mark.parametrize("path", [WEBHOOKS, PATH], ids=["at the webhooks' URL", "at a result's URL"])
+@pytest.mark.parametrize("known", [False, True], ids=["unknown before", "pending before"])
+def test_a_reversed_webhook_is_taken(posts: Posts, document: Any, path: str, known: bool) -> None:
+    if known:
+        posts.pending()
+    assert posts.cloud.notify(path, document).status == 200
+    assert posts.status == "reversed"
+
+
+DARAJA = {"TransactionType": "Buygoods", "TransID": REFERENCE, "TransAmount": "400.0", "MSISDN": "254700000000"}
+FOREIGN = {
+    "a Daraja body": DARAJA,
+    "incoming_payment": {"data": {"id": "1", "type": "incoming_payment", "attributes": {"status": "Success"}}},
+    "send_money": {"data": {"id": "1", "type": "send_money", "attributes": {"status": "Processed"}}},
+    "payment, as an object with another id": {"data": {"id": 1, "type": "payment", "attributes": None}},
+    "buygoods_transaction_received": webhook(topic="buygoods_transaction_received"),
+    "settlement_transfer_completed": webhook(topic="settlement_transfer_completed"),
+    "customer_created": {"topic": "customer_created", "id": "1", "event": {"type": "Customer Created"}},
+}
+
+
+@pytest.mark.parametrize("document", variants(**FOREIGN))
+@pytest.mark.parametrize("path", [WEBHOOKS, PATH], ids=["at the webhooks' URL", "at a result's URL"])
+def test_other_families_are_acknowledged_and_ignored(posts: Posts, document: Any, path: str) -> None:
+    assert posts.cloud.notify(path, document).status == 200
+    assert posts.cloud.items() == []
+
+
+# ------------------------------------------------------------------------------------------------ signatures
+
+BODY = encode(result())
+RIGHT = sign(BODY)
+
+
+@pytest.mark.parametrize(
+    "given",
+    variants(
+        **{
+            "missing": None,
+            "empty": "",
+            "short": RIGHT[:-2],
+            "long": RIGHT + "00",
+            "no hex": "z" * 64,
+            "not ASCII": "\u00e9" * 64,
+            "wrong": sign(BODY, "somebody else's key"),
+            "of another body": sign(b"{}"),
+            "by the client secret": sign(BODY, "local-client-secret"),
+            "by an empty key": sign(BODY, ""),
+            "repeated": f"{RIGHT},{RIGHT}",
+            "repeated, with a space": f"{RIGHT}, {RIGHT}",
+            "in capitals": RIGHT.upper(),
+            "with a prefix": f"sha256={RIGHT}",
+            "with a space": f" {RIGHT}",
+        }
+    ),
+)
+@pytest.mark.parametrize("path", [PATH, WEBHOOKS], ids=["result", "webhook"])
+def test_a_bad_signature_is_refused_with_an_answer(posts: Posts, given: str | None, path: str) -> None:
+    answer = posts.cloud.notify(path, BODY, signature=given)
+    assert answer.status == 401
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert RIGHT not in answer.body
+    assert posts.cloud.items() == []
+
+
+@pytest.mark.parametrize("body", [BODY + b" ", BODY[:-1], BODY.replace(b"400.0", b"900.0"), b""])
+def test_a_body_that_was_changed_is_refused(posts: Posts, body: bytes) -> None:
+    assert posts.cloud.notify(PATH, body, signature=RIGHT).status == 401
+
+
+def test_what_is_unusable_is_told_only_to_who_can_sign(posts: Posts) -> None:
+    assert posts.cloud.notify(PATH, b"no JSON", key="somebody else's key").status == 401
+
+
+# ------------------------------------------------------------------------------------------------ signed, yet unusable
+
+
+@pytest.mark.parametrize(
+    "body",
+    variants(
+        **{
+            "empty": b"",
+            "no JSON": b"<xml/>",
+            "cut": BODY[:-3],
+            "invalid UTF-8": BODY.replace(b"Erroneous", b"\xff\xfe"),
+            "UTF-16": BODY.decode().encode("utf-16"),
+            "NaN": BODY.replace(b'"400.0"', b"NaN"),
+            "half a surrogate pair": BODY.replace(b"Erroneous", b"\\ud800"),
+            "a list": encode([result()]),
+            "a string": encode("data"),
+            "a number": b"1",
+            "null": b"null",
+            "neither data nor a topic": b"{}",
+            "an id, and no more": b'{"id":"1"}',
+            "data null": b'{"data":null}',
+            "data a list": encode({"data": [result()["data"]]}),
+            "no attributes": encode({"data": {"id": KOPOKOPO_ID, "type": "reversal"}}),
+            **{f"the id {id_!r}": encode(result(id=id_)) for id_ in anything(1, None, [], {}, True, "")},
+            "no id": encode(result(id=ABSENT)),
+        }
+    ),
+)
+@pytest.mark.parametrize("as_base64", [True])
+def test_signed_and_yet_unusable_is_refused(posts: Posts, body: bytes, as_base64: bool) -> None:
+    answer = posts.cloud.notify(PATH, body, as_base64=as_base64)
+    assert answer.status == 400
+    assert posts.cloud.items() == []
+
+
+@pytest.mark.parametrize(
+    "document",
+    variants(
+        **{
+            "no event": {"topic": "buygoods_transaction_reversed"},
+            "no resource": {"topic": "buygoods_transaction_reversed", "event": {}},
+            **{
+                f"the reference {it!r}": webhook(it)
+                for it in anything(None, 1, "", "A" * 65, "TQ 1", "../x", "#token-lease")
+            },
+        }
+    ),
+)
+def test_a_webhook_that_names_no_transaction_is_refused(posts: Posts, document: Any) -> None:
+    assert posts.cloud.notify(WEBHOOKS, document).status == 400
+    assert posts.cloud.items() == []
+
+
+# ------------------------------------------------------------------------------------------------ where it belongs
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/kopokopo/results/ANOTHER/1",
+        f"/kopokopo/results/{REFERENCE}/2",
+        f"/kopokopo/results/{REFERENCE.lower()}/1",
+        f"/kopokopo/results/{REFERENCE}/0",
+        f"/kopokopo/results/{REFERENCE}/x",
+        "/kopokopo/results/odd_reference/1",
+    ],
+)
+def test_a_true_result_replayed_at_another_reversals_url_is_refused(posts: Posts, path: str) -> None:
+    assert posts.cloud.notify(path, result()).status == 400
+    assert posts.cloud.items() == []
+
+
+def test_a_true_result_with_another_id_than_the_reversals_is_refused(posts: Posts) -> None:
+    posts.pending()
+    before = posts.cloud.item()
+    assert posts.cloud.deliver(result(id="c5486bd6-54c5-4d38-9e8a-e5a3597cd704")).status == 400
+    assert posts.cloud.item() == before
+
+
+@pytest.mark.parametrize(
+    "links", variants(**{"absent": ABSENT, "null": None, "empty": {}, "of nobody": {"callback_url": ""}})
+)
+def test_a_result_that_names_no_url_is_refused(posts: Posts, links: Any) -> None:
+    assert posts.cloud.deliver(result(_links=links)).status == 400
+
+
+@pytest.mark.parametrize(
+    "id_", ["https://evil.example/api/v2/reversals/1", "../../oauth/token", "a/b", "a?b=c", "x" * 500]
+)
+def test_an_id_that_leads_elsewhere_is_never_kept(posts: Posts, id_: str) -> None:
+    """The result counts all the same; nothing is ever fetched by such an id."""
+    assert posts.cloud.deliver(result(id=id_)).status == 200
+    item = posts.cloud.item() or {}
+    assert item["status"] == {"S": "reversed"}
+    assert "kopokopo_id" not in item
+
+
+def test_a_self_link_to_another_host_is_of_no_interest(posts: Posts) -> None:
+    links = {**result()["data"]["attributes"]["_links"], "self": "https://evil.example/api/v2/reversals/1"}
+    assert posts.cloud.deliver(result(_links=links)).status == 200
+    assert "evil.example" not in json.dumps(posts.cloud.items())
