@@ -34,7 +34,7 @@ lint: $(VENV)/.ready ## ruff, mypy, cfn-lint
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy layers/reversals/reversals local tests
-	$(VENV)/bin/cfn-lint
+	$(VENV)/bin/cfn-lint template.yaml dashboard.yaml
 
 .PHONY: format
 format: $(VENV)/.ready ## put the code into the house style
@@ -45,19 +45,36 @@ format: $(VENV)/.ready ## put the code into the house style
 validate: $(VENV)-sam/.ready ## sam validate --lint
 	PATH="$(CURDIR)/$(VENV)-sam/bin:$$PATH" SAM_CLI_TELEMETRY=0 sam validate --lint --region eu-west-1
 
+.PHONY: audit
+audit: $(VENV)-checkov/.ready ## checkov: what a review of the template's security asks for
+	$(VENV)-checkov/bin/checkov --file template.yaml --framework cloudformation --skip-download --compact --quiet
+
+# sam deploy zips a function's folder as it is, and would take bytecode along.
 .PHONY: build
-build: $(VENV)-sam/.ready ## sam build: arm64 artefacts for python3.13, from any machine
+build: $(VENV)/.ready $(VENV)-sam/.ready ## sam build: arm64 artefacts for python3.13, from any machine, and tests of them
+	find functions -name __pycache__ -prune -exec rm -rf {} +
 	PATH="$(CURDIR)/$(VENV)-sam/bin:$$PATH" SAM_CLI_TELEMETRY=0 sam build
+	$(RUN) -m pytest -q tests/build
 
 .PHONY: deploy
 deploy: build ## sam deploy; ARGS="--config-env production" for production
 	PATH="$(CURDIR)/$(VENV)-sam/bin:$$PATH" SAM_CLI_TELEMETRY=0 sam deploy $(ARGS)
+
+STACK ?= kopokopo-reversals-sandbox
+
+.PHONY: dashboard
+dashboard: ## a CloudWatch dashboard for the stack STACK=kopokopo-reversals-sandbox
+	aws cloudformation deploy --template-file dashboard.yaml --stack-name "$(STACK)-dashboard" --no-fail-on-empty-changeset \
+		--parameter-overrides "StackName=$(STACK)" "ApiId=$$(aws cloudformation describe-stack-resource \
+		--stack-name "$(STACK)" --logical-resource-id ReversalsApi --output text \
+		--query StackResourceDetail.PhysicalResourceId)"
 
 .PHONY: lock
 lock: ## resolve the dependencies again and write the lock files
 	$(PYTHON) -m venv $(VENV)-lock && $(VENV)-lock/bin/pip install --quiet uv
 	$(LOCK) --universal --python-version 3.11 pyproject.toml --group runtime --group local --group test --group lint -o requirements.lock
 	$(LOCK) --universal --python-version 3.11 --group sam -o requirements-sam.lock
+	$(LOCK) --universal --python-version 3.11 --group checkov -o requirements-checkov.lock
 	$(LOCK) --python-version 3.13 --python-platform aarch64-manylinux_2_28 -c requirements.lock pyproject.toml -o layers/reversals/requirements.txt
 LOCK = $(VENV)-lock/bin/uv pip compile --quiet --upgrade --generate-hashes --no-header
 
@@ -68,7 +85,8 @@ clean: ## remove what was built or installed here
 # A venv is ready when its lock was installed whole; an interrupted install is begun again.
 $(VENV)/.ready: requirements.lock
 $(VENV)-sam/.ready: requirements-sam.lock
-$(VENV)/.ready $(VENV)-sam/.ready:
+$(VENV)-checkov/.ready: requirements-checkov.lock
+$(VENV)/.ready $(VENV)-sam/.ready $(VENV)-checkov/.ready:
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed and was not found: install it, or run make PYTHON=/path/to/python3" >&2; exit 1; }
 	@echo "Setting up $(@D) from $< (once; about a minute) ..."
 	@rm -rf $(@D) && $(PYTHON) -m venv $(@D)

@@ -624,7 +624,9 @@ def test_alarms_go_by_metrics_that_there_are(deployment: Deployment) -> None:
         for metric in metrics(alarm):
             if metric["Namespace"] == "KopoKopoReversals":
                 assert metric["MetricName"] in told, name
-                assert metric["Dimensions"] == [{"Name": "service", "Value": "kopokopo-reversals"}]
+                service, *by = metric["Dimensions"]
+                assert service == {"Name": "service", "Value": "kopokopo-reversals"}
+                assert by == ([{"Name": "reason", "Value": "not_sent"}] if name == "NotSentAlarm" else [])
             else:
                 (dimension,) = metric["Dimensions"]
                 assert dimension["Value"].partition(".")[0] in deployment.resources, name
