@@ -47,7 +47,7 @@ validate: $(VENV)-sam/.ready ## sam validate --lint
 
 .PHONY: audit
 audit: $(VENV)-checkov/.ready ## checkov: what a review of the template's security asks for
-	$(VENV)-checkov/bin/checkov --file template.yaml --framework cloudformation --skip-download --compact --quiet
+	$(VENV)-checkov/bin/checkov --config-file .checkov.yaml --file template.yaml --framework cloudformation --skip-download --compact --quiet
 
 # sam deploy zips a function's folder as it is, and would take bytecode along.
 .PHONY: build
