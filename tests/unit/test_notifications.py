@@ -173,7 +173,7 @@ def test_the_log_tells_what_became_of_a_notification(setting: Setting, output: O
     setting.receive(result())
     setting.notifications.take_from_queue(setting.sqs.records)
     recorded, queued, waiting = output.lines
-    assert recorded.items() >= {"level": "INFO", "transaction_reference": "TQ2L262026", "fact": "transferred"}.items()
+    assert recorded.items() >= {"level": "INFO", "fact": "transferred"}.items()
     assert recorded.items() >= {"status": "reversed", "changed": True, "correlation_id": "TQ2L262026"}.items()
     assert (queued["level"], queued["error"]) == ("WARNING", str(DOWN))
     assert (waiting["level"], waiting["message_id"]) == ("ERROR", "message-0")

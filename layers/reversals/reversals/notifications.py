@@ -106,7 +106,7 @@ class Notifications:
         logger.info(
             "Notification",
             extra={
-                "transaction_reference": transaction_reference,
+                "correlation_id": transaction_reference,
                 "fact": str(evidence.fact),
                 "status": str(reversal.status),
                 "conflict": reversal.conflict,

@@ -57,7 +57,7 @@ class Publication:
                 news.append((record, events.cloud_event(change.after)))
         failed = self._topic.publish([event for _, event in news])
         for index, (record, event) in enumerate(news):
-            about = {"transaction_reference": event["subject"], "id": event["id"], "type": event["type"]}
+            about = {"correlation_id": event["subject"], "id": event["id"], "type": event["type"]}
             if index not in failed:
                 _measure(event["data"])
                 logger.info("Published", extra=about)

@@ -112,7 +112,7 @@ class Reconciliation:
         if not changed:
             self._store.postpone(due)
         else:
-            logger.info("Asked", extra={"transaction_reference": due.transaction_reference, "status": reversal.status})
+            logger.info("Asked", extra={"correlation_id": due.transaction_reference, "status": reversal.status})
         return changed
 
     def _ask(self, kopokopo_id: str) -> Evidence:
@@ -123,4 +123,4 @@ class Reconciliation:
             return self._kopokopo.outcome(kopokopo_id, self._tokens.replace(refused=token))
 
     def _log(self, due: DueReversal, error: ReversalsError) -> None:
-        logger.warning(str(error), extra={"transaction_reference": due.transaction_reference})
+        logger.warning(str(error), extra={"correlation_id": due.transaction_reference})

@@ -113,7 +113,6 @@ class _Watch:
 
     def __init__(self) -> None:
         self.sent = False
-        self.expired = False
         self._deadline = 0.0
         self._socket: socket.socket | None = None
         self._timer: threading.Timer | None = None
@@ -123,7 +122,7 @@ class _Watch:
         return self
 
     def __enter__(self) -> Self:
-        self.sent = self.expired = False
+        self.sent = False
         self._timer = threading.Timer(self._deadline - time.monotonic(), self._cut)
         self._timer.daemon = True
         self._timer.start()
@@ -136,8 +135,12 @@ class _Watch:
             self._timer.cancel()
         self._socket = None
 
+    @property
+    def expired(self) -> bool:
+        return time.monotonic() >= self._deadline
+
     def connected(self, connection: Any) -> None:
-        if time.monotonic() >= self._deadline:
+        if self.expired:
             connection.close()
             raise ConnectTimeoutError(connection, "The deadline passed while connecting.")
 
@@ -149,7 +152,6 @@ class _Watch:
         self.sent = True
 
     def _cut(self) -> None:
-        self.expired = True
         if self._socket is not None:
             # Not SSLSocket.shutdown, which would take the TLS state from under the thread that reads.
             with suppress(OSError):  # closed meanwhile
