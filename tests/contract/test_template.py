@@ -206,14 +206,17 @@ def may(resource: str, *actions: str, only_if: str | None = None) -> set[Right]:
 TOKENS = may("CredentialsSecret", "secretsmanager:GetSecretValue") | may(
     "TokenSecret", "secretsmanager:GetSecretValue", "secretsmanager:PutSecretValue"
 )
-LEASE_ALONE = '{"ForAllValues:StringEquals": {"dynamodb:LeadingKeys": ["#token-lease"]}}'
+LEASE_ALONE = (
+    '{"ForAllValues:StringEquals": {"dynamodb:LeadingKeys": ["#token-lease"]}, '
+    '"Null": {"dynamodb:LeadingKeys": "false"}}'
+)
 
 # Every right of every role. What is not here, nobody may.
 RIGHTS: dict[str, set[Right]] = {
     "InitiateFunctionRole": TOKENS | may("ReversalsTable.Arn", "dynamodb:PutItem", "dynamodb:UpdateItem"),
     "CallbackFunctionRole": may("ReversalsTable.Arn", "dynamodb:PutItem", "dynamodb:UpdateItem")
     | may("SignatureSecret", "secretsmanager:GetSecretValue")
-    | may("EvidenceQueue.Arn", "sqs:SendMessage"),
+    | may("EvidenceQueue.Arn", "sqs:SendMessage", "sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:GetQueueAttributes"),
     "LookupFunctionRole": may("ReversalsTable.Arn", "dynamodb:GetItem")
     | may("ReversalsTable.Arn/index/by-status", "dynamodb:Query"),
     "ResolveFunctionRole": may("ReversalsTable.Arn", "dynamodb:GetItem", "dynamodb:UpdateItem"),
@@ -238,7 +241,6 @@ EVERY_FUNCTION = {
     "AWSXrayWriteOnlyAccess",  # send traces: X-Ray has no resources to name
 }
 MANAGED = {
-    "CallbackFunctionRole": EVERY_FUNCTION | {"service-role/AWSLambdaSQSQueueExecutionRole"},  # take from the queue
     "PublishFunctionRole": EVERY_FUNCTION | {"service-role/AWSLambdaDynamoDBExecutionRole"},  # read the stream
     "CodeDeployServiceRole": {"service-role/AWSCodeDeployRoleForLambda"},  # move the alias
     "ReconcileFunctionDueRole": set(),
@@ -477,7 +479,7 @@ def test_the_stream_is_published_from_without_losing_anything(deployment: Deploy
 
 
 def test_evidence_waits_in_a_queue_and_then_in_another(deployment: Deployment) -> None:
-    mapping = deployment.properties("CallbackFunctionQueued")
+    mapping = deployment.properties("EvidenceMapping")
     assert mapping["EventSourceArn"] == "EvidenceQueue.Arn"
     assert mapping["FunctionName"] == "CallbackFunctionAliaslive"
     assert mapping["FunctionResponseTypes"] == ["ReportBatchItemFailures"]

@@ -333,3 +333,16 @@ def test_a_table_that_cannot_be_read_is_an_error(setting: Setting) -> None:
     setting.client.meddle("query", unreachable)
     with pytest.raises(StorageError):
         setting.run(after=120)
+
+
+def test_what_was_deleted_while_it_asks_is_not_made_again(setting: Setting, cloud: Cloud) -> None:
+    setting.reversal("TQ1")
+
+    class Deleting(FakeKopoKopo):
+        def outcome(self, kopokopo_id: str, access_token: str) -> Evidence:
+            cloud.dynamodb.delete_item(TableName=cloud.table, Key={"transaction_reference": {"S": "TQ1"}})
+            return replace(TRANSFERRED, kopokopo_id=kopokopo_id)
+
+    setting.kopokopo = Deleting()
+    assert setting.run(after=120).changed == 0
+    assert cloud.items() == []

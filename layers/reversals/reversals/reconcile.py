@@ -97,23 +97,25 @@ class Reconciliation:
             yield from self._store.due(str((first + offset) % SHARDS), now)
 
     def _look_at(self, due: DueReversal) -> bool:
-        if due.status is Status.INITIATING:
-            return self._store.record(due.transaction_reference, Evidence(Fact.STALE, Source.POLL, due.attempt))[1]
-        if due.kopokopo_id is None:
-            # Without an id there is nothing to ask by: its result, a webhook or an operator has to tell.
-            self._store.postpone(due)
-            return False
+        """Returns whether the reversal changed; if not, it is looked at again later."""
+        changed = False
         try:
-            evidence = replace(self._ask(due.kopokopo_id), attempt=due.attempt)
-            reversal, changed = self._store.record(due.transaction_reference, evidence)
+            if evidence := self._evidence(due):
+                reversal, changed = self._store.record(due.transaction_reference, evidence)
+                about = {"correlation_id": due.transaction_reference, "status": str(reversal.status)}
+                logger.info("Asked", extra={**about, "fact": str(evidence.fact), "changed": changed})
         except (ReversalNotFoundError, InvalidRequestError, UnboundResultError) as error:
             self._log(due, error)
-            changed = False
         if not changed:
             self._store.postpone(due)
-        else:
-            logger.info("Asked", extra={"correlation_id": due.transaction_reference, "status": reversal.status})
         return changed
+
+    def _evidence(self, due: DueReversal) -> Evidence | None:
+        if due.status is Status.INITIATING:
+            return Evidence(Fact.STALE, Source.POLL, due.attempt)
+        if due.kopokopo_id is None:
+            return None  # nothing to ask by: its result, a webhook or an operator has to tell
+        return replace(self._ask(due.kopokopo_id), attempt=due.attempt)
 
     def _ask(self, kopokopo_id: str) -> Evidence:
         token = self._tokens.get()

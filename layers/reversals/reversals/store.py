@@ -87,17 +87,18 @@ class Store:
         Raises:
             UnboundResultError: the evidence is of another reversal.
             ReversalConflictError: an operator's resolution of what is not to be resolved.
-            ReversalNotFoundError: an operator's resolution of nothing.
+            ReversalNotFoundError: there is none, and the evidence is an operator's or a poll's, which makes none.
             StorageError: it could not be written.
         """
         now = self._clock.now()
         if evidence.source is Source.OPERATOR:
             updated, current = None, self._table.get(transaction_reference)
-            self._present(current, transaction_reference)
         else:
             updated, current = self._update_unread(transaction_reference, evidence, now)
         while updated is None:
             if current is None:
+                if evidence.source in (Source.OPERATOR, Source.POLL):
+                    raise _no_reversal(transaction_reference)
                 created = rules.create(transaction_reference, evidence, now)
                 current = self._create(created)
                 if current is None:
@@ -115,7 +116,10 @@ class Store:
             ReversalNotFoundError: there is none.
             StorageError: it could not be read.
         """
-        return self._as_read(self._present(self._table.get(transaction_reference), transaction_reference))
+        reversal = self._table.get(transaction_reference)
+        if reversal is None:
+            raise _no_reversal(transaction_reference)
+        return self._as_read(reversal)
 
     def page(self, status: Status | None, limit: int, after: Position | None) -> tuple[list[Reversal], Position | None]:
         """Reversals by the time at which they were created, newest first, without their histories.
@@ -166,11 +170,6 @@ class Store:
 
     def _as_read(self, reversal: Reversal) -> Reversal:
         return reversal.as_read(self._clock.now(), self._schedule.stale_after)
-
-    def _present(self, reversal: Reversal | None, transaction_reference: str) -> Reversal:
-        if reversal is None:
-            raise ReversalNotFoundError(f"There is no reversal of {transaction_reference}.")
-        return reversal
 
     def _create(self, reversal: Reversal) -> Reversal | None:
         """Put a new item; what there is already comes back."""
@@ -224,6 +223,10 @@ class Store:
             return {"due_shard": None, "due_at": None, "polls": None, "expires_at": expires_at}
         due_at = ceil(self._schedule.due(status, now).timestamp())
         return {"due_shard": shard(transaction_reference), "due_at": due_at, "polls": 0, "expires_at": None}
+
+
+def _no_reversal(transaction_reference: str) -> ReversalNotFoundError:
+    return ReversalNotFoundError(f"There is no reversal of {transaction_reference}.")
 
 
 @dataclass(frozen=True)
