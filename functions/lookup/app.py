@@ -31,8 +31,7 @@ def handler(request: web.Request, context: Any) -> web.Response:
 def list_reversals(request: web.Request) -> web.Response:
     query = listing.query(request.query_string_parameters)
     reversals, end = assembly.store().page(query.status, query.limit, query.after)
-    items = [reversal.as_json(history=False) for reversal in reversals]
-    return web.respond(HTTPStatus.OK, {"items": items, "cursor": end.cursor() if end else None})
+    return web.respond(HTTPStatus.OK, listing.page(reversals, end, query.status))
 
 
 def nothing_here(path: str) -> ReversalsError:

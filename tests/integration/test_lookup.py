@@ -1,5 +1,6 @@
 """GET: one reversal, lists, and what no other route takes."""
 
+import json
 from typing import Any
 
 import pytest
@@ -113,6 +114,32 @@ def test_fifty_are_listed_unless_otherwise_asked(cloud: Cloud) -> None:
     answer = cloud.get("/reversals")
     assert len(answer.json["items"]) == 50
     assert answer.json["cursor"]
+
+
+@pytest.mark.parametrize("status", [{}, {"status": "reversed"}])
+def test_a_page_is_never_larger_than_a_function_can_answer(cloud: Cloud, status: dict[str, str]) -> None:
+    """Six megabytes. Each of these reversals is as large as the limit of its request allows."""
+    cloud.deliver(result())
+    item = {**(cloud.item() or {}), "metadata": {"M": {"note": {"S": "x" * 65_000}}}}
+    for number in range(100):
+        cloud.dynamodb.put_item(
+            TableName=cloud.table,
+            Item={**item, "transaction_reference": {"S": f"TQ{number}"}, "created_at": at(number)},
+        )
+    cursor: dict[str, str] = {}
+    found: list[str] = []
+    while True:
+        answer = cloud.get("/reversals", limit="100", **status, **cursor)
+        assert len(json.dumps(answer.body)) < 6 * 1024 * 1024 - 1024
+        found += references(answer)
+        if answer.json["cursor"] is None:
+            break
+        cursor = {"cursor": answer.json["cursor"]}
+    assert len(found) == len(set(found)) == 101
+
+
+def at(second: int) -> dict[str, str]:
+    return {"S": f"2026-05-01T06:{second // 60:02}:{second % 60:02}.000Z"}
 
 
 @pytest.mark.parametrize(

@@ -255,7 +255,7 @@ def test_a_refused_token_is_replaced(setting: Setting) -> None:
 def test_it_stops_while_there_is_time_to_write_down_what_it_learnt(setting: Setting) -> None:
     for number in range(10):
         setting.reversal(f"TQ{number}")
-    setting.seconds_left = [55, 35, 16, 15.9]
+    setting.seconds_left = [55, 35, 17, 16.9]
     assert setting.run(after=120) == Summary(looked_at=3, finished=False)
     setting.seconds_left = [55]
     assert setting.run() == Summary(looked_at=7)
@@ -291,6 +291,19 @@ def test_a_result_that_arrives_while_it_asks_is_not_undone(setting: Setting) -> 
     reversal = setting.store.get("TQ1")
     assert (reversal.status, reversal.version) == (Status.REVERSED, 3)
     assert setting.run(after=10**6) == Summary()
+
+
+def test_what_is_deleted_while_it_asks_stays_deleted(setting: Setting, cloud: Cloud) -> None:
+    setting.reversal("TQ1")
+
+    class Deleting(FakeKopoKopo):
+        def outcome(self, kopokopo_id: str, access_token: str) -> Evidence:
+            cloud.dynamodb.delete_item(TableName=cloud.table, Key={"transaction_reference": {"S": "TQ1"}})
+            return replace(TRANSFERRED, kopokopo_id=kopokopo_id)
+
+    setting.kopokopo = Deleting()
+    assert setting.run(after=120) == Summary(looked_at=1)
+    assert cloud.items() == []
 
 
 def test_two_runs_at_once_do_what_one_does(setting: Setting) -> None:

@@ -476,6 +476,13 @@ def test_a_claim_that_turned_stale_is_resolvable(store: Store, clock: FakeClock)
     assert recorded.status is Status.FAILED
 
 
+@pytest.mark.parametrize("fact", [Fact.TRANSFERRED, Fact.CANCELLED, Fact.ACCEPTED, Fact.STALE])
+def test_a_poll_makes_no_reversal_of_what_was_deleted(store: Store, cloud: Cloud, fact: Fact) -> None:
+    with pytest.raises(ReversalNotFoundError):
+        store.record("TQ2L262026", Evidence(fact, Source.POLL, 1, kopokopo_id="id-1"))
+    assert cloud.item() is None
+
+
 def test_an_operator_cannot_resolve_nothing(store: Store, cloud: Cloud) -> None:
     with pytest.raises(ReversalNotFoundError):
         store.record("TQ2L262026", RESOLVED)

@@ -283,6 +283,22 @@ def test_the_time_of_one_call_is_not_taken_from_the_next(wire: Transport, peer: 
     assert post(wire, kopokopo.url).status == 201
 
 
+def test_the_end_of_one_calls_time_does_not_cut_the_next(wire: Transport, peer: StartPeer) -> None:
+    """On the same connection, while its answer is still to come."""
+
+    def script(line: Line) -> None:
+        line.read_request()
+        line.socket.sendall(response("201 Created"))
+        line.read_request()
+        line.peer.stopped.wait(2 * TIMEOUT)
+        line.socket.sendall(response("202 Accepted"))
+
+    kopokopo = peer(script)
+    assert post(wire, kopokopo.url, TIMEOUT).status == 201
+    assert post(wire, kopokopo.url).status == 202
+    assert kopokopo.connections == 1
+
+
 # ------------------------------------------------------------------------------------------------ what it never does
 
 

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from .tokens import AccessTokens
     from .topic import Topic
 
-# Three tries within about six seconds: a function has to be able to write down what it did before its time is up.
-_CONFIG = Config(connect_timeout=1, read_timeout=2, retries={"mode": "standard", "total_max_attempts": 3})
+# Two tries within seven seconds: a function has to be able to write down what it did before its time is up.
+_CONFIG = Config(connect_timeout=1, read_timeout=2, retries={"mode": "standard", "total_max_attempts": 2})
 
 _clock = SystemClock()
 

@@ -13,7 +13,7 @@ from .store import Store
 from .tokens import AccessTokens
 
 # Seconds that must be left after a POST that takes as long as it may, to write down what came of it.
-_TIME_TO_RECORD = 6.0
+_TIME_TO_RECORD = 7.0
 
 
 class Initiation:

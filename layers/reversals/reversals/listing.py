@@ -4,12 +4,14 @@ import base64
 import binascii
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from .errors import InvalidRequestError
-from .model import Status
+from .model import Reversal, Status
 
+_PAGE_BYTES = 5 * 1024 * 1024  # a Lambda function answers with 6 MB at the most
 _LIMIT = 100
 _DEFAULT_LIMIT = 50
 _CHECKSUM = 8  # bytes
@@ -70,6 +72,27 @@ def query(parameters: Mapping[str, str]) -> Query:
     cursor = parameters.get("cursor")
     after = None if cursor is None else position(cursor, status)
     return Query(None if status is None else Status(status), int(limit), after)
+
+
+def page(reversals: Sequence[Reversal], end: Position | None, status: str | None) -> dict[str, Any]:
+    """The answer to a query: as many of the reversals as fit into one, and the cursor behind the last of them.
+
+    Args:
+        reversals: What was found.
+        end: Where the list goes on behind them; None at its end.
+        status: The status that the list is of; None if it is of all.
+    """
+    items: list[dict[str, Any]] = []
+    size = 0
+    for reversal in reversals:
+        item = reversal.as_json(history=False)
+        size += len(json.dumps(json.dumps(item)))  # the body is text within Lambda's own JSON
+        if items and size > _PAGE_BYTES:
+            last = items[-1]
+            end = Position(status, last["created_at"], last["transaction_reference"])
+            break
+        items.append(item)
+    return {"items": items, "cursor": end.cursor() if end else None}
 
 
 def position(cursor: str, status: str | None) -> Position:

@@ -176,7 +176,7 @@ def answer(status: int, location: str | None, body: bytes | None, api_url: str) 
     if status in (400, 403, 404, 422) and body is not None:
         words = error_words(body)
         # It may stand in any field, or none: what matters is not to call failed what is running.
-        if status == 400 and b"pending reversal" in body.lower():
+        if b"pending reversal" in body.lower():
             return Evidence(Fact.RUNNING, Source.API, message=words or "A reversal of it is running already.")
         return Evidence(Fact.REJECTED, Source.API, message=words or f"Kopo Kopo answered {status}.")
     return Evidence(Fact.AMBIGUOUS, Source.API, message=f"Kopo Kopo answered {status}: it may have been processed.")

@@ -22,7 +22,7 @@ from .store import DueReversal, Store
 from .tokens import AccessTokens
 
 # Seconds that a look takes beyond the call to Kopo Kopo.
-_TIME_TO_RECORD = 6.0
+_TIME_TO_RECORD = 7.0
 
 # An API that does not answer is not going to: the rest is for the next run.
 _UNANSWERED_IN_A_ROW = 3

@@ -145,10 +145,10 @@ class _Watch:
             raise ConnectTimeoutError(connection, "The deadline passed while connecting.")
 
     def sending(self, connection: Any) -> None:
+        self._socket = connection.sock  # first, so that a watchdog which fires from here on finds what to cut
         if self.expired and not self.sent:
             connection.close()
             raise ConnectTimeoutError(connection, "The deadline passed before the request could leave.")
-        self._socket = connection.sock
         self.sent = True
 
     def _cut(self) -> None:
