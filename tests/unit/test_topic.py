@@ -19,6 +19,8 @@ class FakeSns:
         self.failing: dict[str, bool] = {}
         self.trouble: Any = None
 
+    code = "InvalidParameter"
+
     def publish_batch(self, TopicArn: str, PublishBatchRequestEntries: list[dict[str, Any]]) -> Any:  # noqa: N803
         assert TopicArn == "arn:topic"
         assert 1 <= len(PublishBatchRequestEntries) <= 10
@@ -29,7 +31,7 @@ class FakeSns:
         self.calls.append(PublishBatchRequestEntries)
         ids = [entry["Id"] for entry in PublishBatchRequestEntries]
         assert len(set(ids)) == len(ids)
-        failed = [{"Id": it, "Code": "X", "SenderFault": self.failing[it]} for it in ids if it in self.failing]
+        failed = [{"Id": it, "Code": self.code, "SenderFault": self.failing[it]} for it in ids if it in self.failing]
         return {"Successful": [{"Id": it} for it in ids if it not in self.failing], "Failed": failed}
 
 
@@ -82,6 +84,11 @@ def test_an_event_that_is_too_large_will_never_be_taken_and_holds_up_none(topic:
 def test_those_that_were_not_taken_are_told_apart(topic: Topic, sns: FakeSns) -> None:
     sns.failing = {"3": False, "12": True}
     assert topic.publish([event(number) for number in range(15)]) == {3: False, 12: True}
+
+
+def test_a_right_that_is_missing_can_be_mended_so_its_events_come_again(topic: Topic, sns: FakeSns) -> None:
+    sns.failing, sns.code = {"3": True}, "KMSAccessDenied"
+    assert topic.publish([event(number) for number in range(5)]) == {3: False}
 
 
 @pytest.mark.parametrize("trouble", [unreachable, lost, refused("InternalError"), refused("Throttled")])

@@ -43,8 +43,13 @@ class Topic:
             except (ClientError, BotoCoreError):
                 failed |= {int(entry["Id"]): False for entry in batch}
             else:
-                failed |= {int(entry["Id"]): bool(entry["SenderFault"]) for entry in answer.get("Failed", [])}
+                failed |= {int(entry["Id"]): _is_for_good(entry) for entry in answer.get("Failed", [])}
         return failed
+
+
+def _is_for_good(failure: Mapping[str, Any]) -> bool:
+    """Whether the message itself is at fault. A missing right is the sender's fault, too, but can be mended."""
+    return bool(failure["SenderFault"]) and failure["Code"].startswith("InvalidParameter")
 
 
 def _entry(position: int, event: Mapping[str, Any]) -> "PublishBatchRequestEntryTypeDef":
