@@ -97,6 +97,7 @@ def test_whatever_kopo_kopo_does_nothing_is_said(
         cloud.invoke("reconcile", {})
         cloud.put_secret("CredentialsSecret", {"client_id": "local-client-id", "client_secret": "wrong-secret"})
         seen.secrets["the wrong secret"] = "wrong-secret"
+        seen.secrets["the token that was shared"] = cloud.secret("TokenSecret")["access_token"]
         cloud.put_secret("TokenSecret", {})
         cloud.cold_start("initiate")
         seen.post("/reversals", body("TQ9"))
@@ -105,6 +106,9 @@ def test_whatever_kopo_kopo_does_nothing_is_said(
 
 HOSTILE = {
     "an echo of the token": response("401 No", body=json.dumps({"error_message": f"Bearer {TOKEN}"}).encode()),
+    "words that repeat the token": response(
+        "400 Bad", body=json.dumps({"error_message": f"Bearer {TOKEN} is no good"}).encode()
+    ),
     "a token in the page": response("500 Oops", body=f"<html>{TOKEN}</html>".encode()),
     "a token in the status line": response(f"500 {TOKEN}"),
     "a token in the Location": response("201 Created", f"Location: https://evil.example/{TOKEN}"),
