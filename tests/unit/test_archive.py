@@ -36,8 +36,10 @@ def test_a_record_is_kept_whole_and_twice_is_once(archive: Archive, cloud: Cloud
     assert json.loads(cloud.s3.get_object(Bucket=bucket, Key=kept["Key"])["Body"].read()) == RECORD
 
 
-def test_what_json_does_not_know_is_kept_as_text(archive: Archive) -> None:
+def test_what_json_does_not_know_is_kept_as_text(archive: Archive, cloud: Cloud) -> None:
     archive.keep({"dynamodb": {"SequenceNumber": "1", "ApproximateCreationDateTime": Decimal("1.5")}})
+    kept = cloud.s3.get_object(Bucket=cloud.ref("UnpublishedBucket"), Key="unpublished/1.json")["Body"].read()
+    assert json.loads(kept)["dynamodb"]["ApproximateCreationDateTime"] == "1.5"
 
 
 @pytest.mark.parametrize("trouble", [unreachable, refused("AccessDenied")])
