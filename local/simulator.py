@@ -118,6 +118,7 @@ class Reversal:
         transaction_uuid: What its documents name the transaction by: not the reference that was sent.
         created_at: Epoch seconds.
         decided_at: On the monotonic clock.
+        plays: What happens to it, if not what its reference chooses.
     """
 
     transaction_reference: str
@@ -130,14 +131,11 @@ class Reversal:
     reversal_reference: str = field(default_factory=lambda: "RV" + secrets.token_hex(4).upper())
     created_at: float = field(default_factory=time.time)
     decided_at: float = 0.0
+    plays: Behaviour | None = None
 
     @property
     def behaviour(self) -> Behaviour:
-        return behaviour_of(self.transaction_reference)
-
-    @property
-    def decided(self) -> bool:
-        return time.monotonic() >= self.decided_at
+        return self.plays or behaviour_of(self.transaction_reference)
 
 
 def compact(document: object) -> bytes:
@@ -373,6 +371,8 @@ class Simulator:
         client_id: The only client that gets tokens.
         client_secret: Its secret.
         api_key: What results and webhooks are signed with.
+        clock: Of the shape of the module `time`, for whoever moves the time by hand.
+        behaviour_of: What happens to the reversal of a transaction reference.
     """
 
     def __init__(
@@ -384,9 +384,12 @@ class Simulator:
         client_id: str = "local-client-id",
         client_secret: str = "local-client-secret",
         api_key: str = "local-api-key",
+        clock: Any = time,
+        behaviour_of: Callable[[str], Behaviour] = behaviour_of,
     ) -> None:
         self._port, self._delay, self._token_lifetime, self._api_key = port, delay, token_lifetime, api_key
         self._client = {"client_id": client_id, "client_secret": client_secret}
+        self._clock, self._behaviour_of = clock, behaviour_of
         self._lock = threading.Lock()  # over all that follows: requests are judged one at a time
         self._journal: list[Document] = []
         self._deliveries: list[Document] = []
@@ -425,13 +428,18 @@ class Simulator:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
+    def reversal(self, reversal_id: str) -> Reversal:
+        """A reversal that was accepted."""
+        with self._lock:
+            return self._reversals[reversal_id]
+
     def answer(self, request: Request) -> Reply:
         """Judge one request. What comes of it is in the journal before anything is answered."""
         with self._lock:
             if request.method == "GET" and request.path in ("/_journal", "/_deliveries"):
                 return Reply(body=compact(self._journal if request.path == "/_journal" else self._deliveries))
             self._journal.append(request.line)
-            request.line |= {"sequence": len(self._journal), "at": timestamp(time.time(), UTC)}
+            request.line |= {"sequence": len(self._journal), "at": timestamp(self._clock.time(), UTC)}
             try:
                 reply = self._route(request)
             except ApiError as error:
@@ -474,7 +482,7 @@ class Simulator:
         if request.fields.get("grant_type") != "client_credentials":
             raise ApiError(400, error="unsupported_grant_type", error_description="It has to be client_credentials")
         value, lifetime = secrets.token_urlsafe(32), self._token_lifetime
-        token = self._tokens[value] = Token(time.time(), time.monotonic() + lifetime)
+        token = self._tokens[value] = Token(self._clock.time(), self._clock.monotonic() + lifetime)
         about = {"token_type": "Bearer", "expires_in": lifetime, "created_at": int(token.issued_at)}
         return Reply(body=compact({"access_token": value, **about}))
 
@@ -486,17 +494,17 @@ class Simulator:
     def _introspect_token(self, request: Request) -> Reply:
         self._authenticate_client(request)
         token = self._tokens.get(str(request.fields.get("token")))
-        left = token.dead_at - time.monotonic() if token else 0
+        left = token.dead_at - self._clock.monotonic() if token else 0
         if token is None or left <= 0:
             return Reply(body=compact({"active": False}))
-        times = {"exp": timestamp(time.time() + left, UTC), "iat": timestamp(token.issued_at, UTC)}
+        times = {"exp": timestamp(self._clock.time() + left, UTC), "iat": timestamp(token.issued_at, UTC)}
         about = {"active": True, "scope": "", "client_id": self._client["client_id"], "token_type": "Bearer"}
         return Reply(body=compact({**about, **times}))
 
     def _show_token(self, request: Request) -> Reply:
         token = self._authenticate(request)
         owner = {"resource_owner_id": None, "application": {"uid": self._client["client_id"]}, "scope": list[str]()}
-        times = {"expires_in": int(token.dead_at - time.monotonic()), "created_at": int(token.issued_at)}
+        times = {"expires_in": int(token.dead_at - self._clock.monotonic()), "created_at": int(token.issued_at)}
         return Reply(body=compact({**owner, **times}))
 
     def _authenticate(self, request: Request) -> Token:
@@ -504,7 +512,7 @@ class Simulator:
         token = self._tokens.get(value.strip()) if scheme.lower() == "bearer" else None
         if token is None:
             raise refusal(401, "The access token is invalid", error="InvalidAccessToken")
-        if time.monotonic() >= token.dead_at:
+        if self._clock.monotonic() >= token.dead_at:
             raise refusal(401, "The access token expired", error="ExpiredAccessToken")
         return token
 
@@ -523,16 +531,23 @@ class Simulator:
         require(len(metadata or ()) <= 5, "Metadata can have at most 5 pairs")
 
         reference, callback_url = str(reference), str(callback_url)
-        before, behaviour = self._latest.get(reference), behaviour_of(reference)
-        failed = before and before.decided and behaviour.bulk == "Cancelled"
+        before, behaviour = self._latest.get(reference), self._behaviour_of(reference)
+        failed = before and self._is_decided(before) and before.behaviour.bulk == "Cancelled"
         require(before is None or failed, ["You cannot reverse a transaction in Pending Reversal"])
         if behaviour.expires_token and reference not in self._refused_once:
             self._refused_once.add(reference)
-            token.dead_at = time.monotonic()
+            token.dead_at = self._clock.monotonic()
             self._authenticate(request)
-        decided_at = time.monotonic() + (0 if behaviour.early else self._delay)
+        decided_at = self._clock.monotonic() + (0 if behaviour.early else self._delay)
         reversal = Reversal(
-            reference, callback_url, fields["reason"], metadata, base_url=request.base_url, decided_at=decided_at
+            reference,
+            callback_url,
+            fields["reason"],
+            metadata,
+            base_url=request.base_url,
+            created_at=self._clock.time(),
+            decided_at=decided_at,
+            plays=behaviour,
         )
         if behaviour.accepted:
             self._reversals[reversal.id] = self._latest[reference] = reversal
@@ -557,11 +572,14 @@ class Simulator:
         if reversal is None:
             raise refusal(404, "Not found")
         request.line |= {"id": reversal.id, "transaction_reference": reversal.transaction_reference}
-        return Reply(body=compact(result_document(reversal, decided=reversal.decided)))
+        return Reply(body=compact(result_document(reversal, decided=self._is_decided(reversal))))
+
+    def _is_decided(self, reversal: Reversal) -> bool:
+        return bool(self._clock.monotonic() >= reversal.decided_at)
 
     async def _tell(self, reversal: Reversal) -> None:
         """Once it is decided, deliver the result, as often as it comes, and then the webhook to its subscribers."""
-        await asyncio.sleep(reversal.decided_at - time.monotonic())
+        await asyncio.sleep(reversal.decided_at - self._clock.monotonic())
         behaviour, result = reversal.behaviour, compact(result_document(reversal))
         results = (self._deliver("result", reversal, reversal.callback_url, result) for _ in range(behaviour.results))
         await asyncio.gather(*results)
@@ -573,7 +591,7 @@ class Simulator:
             await asyncio.gather(*(self._deliver("webhook", reversal, url, event) for url in urls))
 
     async def _deliver(self, kind: str, reversal: Reversal, url: str, body: bytes) -> None:
-        sent: Document = {"at": timestamp(time.time(), UTC), "kind": kind}
+        sent: Document = {"at": timestamp(self._clock.time(), UTC), "kind": kind}
         sent |= {"transaction_reference": reversal.transaction_reference, "url": url}
         sent["status"], sent["error"] = await post(url, body, sign(body, self._api_key))
         with self._lock:

@@ -35,7 +35,7 @@ class Books:
 
 def violations(books: Books) -> Iterator[str]:
     """Every invariant that does not hold, in words that name the reversal."""
-    accepted = accepted_posts(books.journal)
+    accepted, sent = accepted_posts(books.journal), _posts(books.journal)
     events = defaultdict(list)
     for event in books.events:
         events[event["subject"]].append(event)
@@ -43,7 +43,7 @@ def violations(books: Books) -> Iterator[str]:
         posts, reversal = accepted.get(reference, []), books.reversals.get(reference)
         outcomes = [books.became(post["id"], reference) for post in posts]
         for letter, what in (
-            ("A", _sent_twice(posts, outcomes)),
+            ("A", _sent_twice(sent.get(reference, []), books.became)),
             ("B", _not_told(reversal, events[reference])),
             ("C", _changed_by_itself(reversal)),
             ("D", _failed_without_evidence(reversal, posts, outcomes)),
@@ -57,9 +57,14 @@ def violations(books: Books) -> Iterator[str]:
 
 def accepted_posts(journal: Sequence[Document]) -> dict[str, list[Document]]:
     """The POSTs that started a reversal, in order, by their transaction reference."""
+    posts = _posts(journal)
+    return {it: accepted for it in posts if (accepted := [post for post in posts[it] if post["accepted"]])}
+
+
+def _posts(journal: Sequence[Document]) -> dict[str, list[Document]]:
     found = defaultdict(list)
     for entry in journal:
-        if entry["accepted"]:
+        if (entry["method"], entry["path"]) == ("POST", "/api/v2/reversals"):
             found[entry["transaction_reference"]].append(entry)
     return dict(found)
 
@@ -95,11 +100,13 @@ def states(reversal: Document) -> Iterator[tuple[int, Document, tuple[str, int, 
         yield version, entry, (status, attempt, conflict), (status, attempt, conflict) != before
 
 
-def _sent_twice(posts: Sequence[Document], outcomes: Sequence[str | None]) -> Iterator[str]:
-    """A: a reversal was accepted although the one before it had not failed."""
-    for before, post in zip(outcomes, posts[1:], strict=False):
-        if before != "Cancelled":
-            yield f"accepted again (journal line {post['sequence']}) after one that is {before}"
+def _sent_twice(posts: Sequence[Document], became: Callable[[str, str], str | None]) -> Iterator[str]:
+    """A: it was sent again although what was accepted before had not failed. That Kopo Kopo may refuse is no excuse."""
+    before: Document | None = None
+    for post in posts:
+        if before and (outcome := became(before["id"], before["transaction_reference"])) != "Cancelled":
+            yield f"sent again (journal line {post['sequence']}) after line {before['sequence']}, which is {outcome}"
+        before = post if post["accepted"] else before
 
 
 def _not_told(reversal: Document | None, events: Sequence[Document]) -> Iterator[str]:
