@@ -428,10 +428,21 @@ class Simulator:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
+    @property
+    def journal(self) -> list[Document]:
+        """Every request so far, in order."""
+        with self._lock:
+            return list(self._journal)
+
     def reversal(self, reversal_id: str) -> Reversal:
         """A reversal that was accepted."""
         with self._lock:
             return self._reversals[reversal_id]
+
+    def revoke(self, access_token: str) -> None:
+        """Take a token back, as somebody may who has the credentials, too."""
+        with self._lock:
+            self._tokens.pop(access_token, None)
 
     def answer(self, request: Request) -> Reply:
         """Judge one request. What comes of it is in the journal before anything is answered."""

@@ -25,12 +25,16 @@ class Books:
             "Cancelled", or None if it is not decided.
         reversals: As `GET /reversals/{transaction_reference}` shows them, by transaction reference.
         events: As a subscriber received them, in order of arrival.
+        kept: The ids of events that could not be published, and were kept whole for an operator.
+        elsewhere: Transactions that were reversed in Kopo Kopo's own dashboard, of which a signed webhook told.
     """
 
     journal: Sequence[Document]
     became: Callable[[str, str], str | None]
     reversals: Mapping[str, Document]
     events: Sequence[Document]
+    kept: frozenset[str] = frozenset()
+    elsewhere: frozenset[str] = frozenset()
 
 
 def violations(books: Books) -> Iterator[str]:
@@ -44,10 +48,10 @@ def violations(books: Books) -> Iterator[str]:
         outcomes = [books.became(post["id"], reference) for post in posts]
         for letter, what in (
             ("A", _sent_twice(sent.get(reference, []), books.became)),
-            ("B", _not_told(reversal, events[reference])),
+            ("B", _not_told(reversal, events[reference], books.kept)),
             ("C", _changed_by_itself(reversal)),
             ("D", _failed_without_evidence(reversal, posts, outcomes)),
-            ("truth", _untrue(reversal, posts, outcomes)),
+            ("truth", _untrue(reversal, posts, outcomes, elsewhere=reference in books.elsewhere)),
         ):
             yield from (f"{letter}: {reference}: {it}" for it in what)
     for entry in books.journal:
@@ -109,7 +113,7 @@ def _sent_twice(posts: Sequence[Document], became: Callable[[str, str], str | No
         before = post if post["accepted"] else before
 
 
-def _not_told(reversal: Document | None, events: Sequence[Document]) -> Iterator[str]:
+def _not_told(reversal: Document | None, events: Sequence[Document], kept: frozenset[str]) -> Iterator[str]:
     """B: a final result, or a conflict, of which no event tells; or two events of one id that tell different things."""
     told: dict[str, Document] = {}
     for it in events:
@@ -122,10 +126,11 @@ def _not_told(reversal: Document | None, events: Sequence[Document]) -> Iterator
     for version, _, (status, _, conflict), is_news in states(reversal):
         if is_news and (conflict or status in FINAL):
             event_type = f"reversal.{'conflict' if conflict else status}"
-            event = told.get(f"{reversal['transaction_reference']}:{version}")
-            if event is None:
+            event_id = f"{reversal['transaction_reference']}:{version}"
+            event = told.get(event_id)
+            if event is None and event_id not in kept:
                 yield f"no event tells that version {version} was {event_type}"
-            elif event["type"] != event_type:
+            elif event and event["type"] != event_type:
                 yield f"the event of version {version} is {event['type']}, not {event_type}"
     if told:
         latest = max(told.values(), key=lambda event: event["sequence"])
@@ -164,9 +169,13 @@ def _failed_without_evidence(
             yield f"attempt {attempt} is cancelled, and Kopo Kopo's is {of_attempt.get(attempt)}"
 
 
-def _untrue(reversal: Document | None, posts: Sequence[Document], outcomes: Sequence[str | None]) -> Iterator[str]:
+def _untrue(
+    reversal: Document | None, posts: Sequence[Document], outcomes: Sequence[str | None], *, elsewhere: bool
+) -> Iterator[str]:
     """What Kopo Kopo did and what we say of it are two things, though there is nothing more to come."""
-    money_moved = "Transferred" in outcomes
+    money_moved = elsewhere or "Transferred" in outcomes
+    if elsewhere and posts:
+        yield "it was sent although we knew that it was reversed elsewhere"
     if reversal is None:
         if posts:
             yield "Kopo Kopo accepted it, and we know nothing of it"

@@ -1,0 +1,239 @@
+"""Faults that a service like this may well have, planted on purpose: the simulation has to find each of them."""
+
+import datetime as real_datetime
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
+from dataclasses import dataclass, replace
+from types import SimpleNamespace
+from typing import Any
+
+from aws_lambda_powertools.utilities.idempotency import (
+    DynamoDBPersistenceLayer,
+    IdempotencyConfig,
+    idempotent_function,
+)
+from aws_lambda_powertools.utilities.idempotency import base as handler
+from aws_lambda_powertools.utilities.idempotency.exceptions import (
+    IdempotencyAlreadyInProgressError,
+    IdempotencyPersistenceLayerError,
+)
+from aws_lambda_powertools.utilities.idempotency.persistence import base, datarecord, dynamodb
+from botocore.exceptions import BotoCoreError, ClientError
+from reversals import payloads, rules, signature
+from reversals.errors import NotSentError, ReversalNotFoundError, StorageError
+from reversals.initiate import Initiation
+from reversals.kopokopo import KopoKopo
+from reversals.lease import Hold
+from reversals.model import Reversal, ReversalRequest, Source
+from reversals.publish import Publication
+from reversals.reconcile import Reconciliation
+from reversals.rules import Evidence, Fact
+from reversals.store import DueReversal, Store, TokenLease
+
+
+@contextmanager
+def _instead(owner: Any, name: str, make: Callable[[Any], Any]) -> Iterator[None]:
+    """Something else in place of an attribute, made from it."""
+    original = getattr(owner, name)
+    setattr(owner, name, make(original))
+    try:
+        yield
+    finally:
+        setattr(owner, name, original)
+
+
+def _unconditional_write() -> AbstractContextManager[Any]:
+    """The callback writes its result over whatever is there."""
+
+    def make(original: Any) -> Any:
+        def update_unread(self: Any, reference: str, evidence: Evidence, now: Any) -> Any:
+            if evidence.source is not Source.CALLBACK:
+                return original(self, reference, evidence, now)
+            change = rules.expected(evidence, evidence.attempt or 1, now)
+            return self._write(reference, change, "attribute_exists(#version)", ["version"], {})
+
+        return update_unread
+
+    return _instead(Store, "_update_unread", make)
+
+
+def _post_again() -> AbstractContextManager[Any]:
+    """A POST whose outcome is unknown is sent once more."""
+
+    def make(original: Any) -> Any:
+        def reverse(self: Any, *arguments: Any) -> Evidence:
+            evidence: Evidence = original(self, *arguments)
+            return original(self, *arguments) if evidence.fact is Fact.AMBIGUOUS else evidence
+
+        return reverse
+
+    return _instead(KopoKopo, "reverse", make)
+
+
+def _idempotency_decorator() -> AbstractContextManager[Any]:
+    """Powertools' Idempotency around the POST, in place of the claim: what has not come to its end is run again."""
+    now: list[Callable[[], float]] = []
+
+    class Moved(real_datetime.datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> "Moved":
+            return cls.fromtimestamp(now[-1](), tz)
+
+    def make(_: Any) -> Any:
+        def initiate(
+            self: Any, request: ReversalRequest, own_url: str, seconds_left: Callable[[], float]
+        ) -> tuple[Reversal, bool]:
+            store = self._store
+            now.append(lambda: store._clock.now().timestamp())
+            layer = DynamoDBPersistenceLayer(
+                table_name="reversals", key_attr="transaction_reference", boto3_client=store._table._client
+            )
+            config = IdempotencyConfig()
+            config.register_lambda_context(
+                SimpleNamespace(get_remaining_time_in_millis=lambda: int(seconds_left() * 1000))  # type: ignore[arg-type]
+            )
+
+            def send(*, reference: str) -> Mapping[str, str]:
+                first = rules.claim(request, "any", store._clock.now())
+                claimed = store._create(first) or first
+                callback_url = self._callback_base_url + payloads.result_path(reference, claimed.attempt)
+                evidence = self._send(request, callback_url, seconds_left)
+                self._record(claimed, evidence)
+                return {}
+
+            once = idempotent_function(
+                send, data_keyword_argument="reference", persistence_store=layer, config=config, key_prefix="#once"
+            )
+            try:
+                with suppress(IdempotencyAlreadyInProgressError):
+                    once(reference=request.transaction_reference)
+            except (IdempotencyPersistenceLayerError, BotoCoreError, ClientError) as error:
+                raise StorageError(str(error)) from None
+            return store.get(request.transaction_reference), False
+
+        return initiate
+
+    moved = SimpleNamespace(datetime=Moved, timedelta=real_datetime.timedelta, timezone=real_datetime.timezone)
+    patches = ExitStack()
+    for module in (handler, base, datarecord, dynamodb):
+        patches.enter_context(_instead(module, "dt", lambda _: moved))
+    patches.enter_context(_instead(Initiation, "initiate", make))
+    return patches
+
+
+def _publish_swallows() -> AbstractContextManager[Any]:
+    """Publish says that all is well, whatever the topic said."""
+
+    def make(original: Any) -> Any:
+        def publish(self: Any, records: Sequence[Mapping[str, Any]]) -> list[str]:
+            original(self, records)
+            return []
+
+        return publish
+
+    return _instead(Publication, "publish", make)
+
+
+def _not_found_is_failed() -> AbstractContextManager[Any]:
+    """Reconcile calls failed what it cannot find at Kopo Kopo."""
+
+    def make(original: Any) -> Any:
+        def evidence(self: Any, due: DueReversal) -> Evidence | None:
+            gone = Evidence(Fact.CANCELLED, Source.POLL, due.attempt, message="Not found")
+            try:
+                return original(self, due) or gone
+            except ReversalNotFoundError:
+                return gone
+
+        return evidence
+
+    return _instead(Reconciliation, "_evidence", make)
+
+
+def _signature_on_rewritten_json() -> AbstractContextManager[Any]:
+    """The signature is checked on JSON that was parsed and written again."""
+
+    def make(original: Any) -> Any:
+        def verify(body: bytes, given: str | None, keys: Iterable[str]) -> None:
+            rewritten = json.dumps(json.loads(body), ensure_ascii=False, separators=(",", ":")).encode()
+            original(rewritten, given, keys)
+
+        return verify
+
+    return _instead(signature, "verify", make)
+
+
+def _processed_is_reversed() -> AbstractContextManager[Any]:
+    """`Processed` is taken for the end of it, whatever the bulk payment says."""
+
+    def make(original: Any) -> Any:
+        def outcome(document: Any, *arguments: Any) -> Evidence:
+            evidence: Evidence = original(document, *arguments)
+            processed = document["data"]["attributes"]["status"] == "Processed"
+            return replace(evidence, fact=Fact.TRANSFERRED) if processed else evidence
+
+        return outcome
+
+    return _instead(payloads, "outcome", make)
+
+
+def _result_at_any_door() -> AbstractContextManager[Any]:
+    """A signed result counts for whatever reversal it is posted to."""
+
+    def make(_: Any) -> Any:
+        return lambda document, reference, attempt: payloads.outcome(document, Source.CALLBACK, attempt)
+
+    return _instead(payloads, "bound_outcome", make)
+
+
+def _no_lease() -> AbstractContextManager[Any]:
+    """Whoever has no token asks for one."""
+    return _instead(TokenLease, "acquire", lambda _: lambda self, now, duration: Hold(0, None))
+
+
+def _timeout_is_not_sent() -> AbstractContextManager[Any]:
+    """A POST that was not answered in time counts as not sent, and safe to try again."""
+
+    def make(original: Any) -> Any:
+        def reverse(self: Any, *arguments: Any) -> Evidence:
+            evidence: Evidence = original(self, *arguments)
+            if evidence.fact is Fact.AMBIGUOUS:
+                raise NotSentError("It timed out.")
+            return evidence
+
+        return reverse
+
+    return _instead(KopoKopo, "reverse", make)
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A fault, what it breaks as the judge calls it, and a seed that shows it."""
+
+    plant: Callable[[], AbstractContextManager[Any]]
+    breaks: str
+    seed: int
+
+    @property
+    def what(self) -> str:
+        return (self.plant.__doc__ or "").strip()
+
+
+FAULTS: Mapping[str, Fault] = {
+    "unconditional-write": Fault(_unconditional_write, "C", 1),
+    "post-again": Fault(_post_again, "A", 0),
+    "idempotency-decorator": Fault(_idempotency_decorator, "A", 0),
+    "publish-swallows": Fault(_publish_swallows, "B", 12),
+    "not-found-is-failed": Fault(_not_found_is_failed, "D", 1),
+    "signature-on-rewritten-json": Fault(_signature_on_rewritten_json, "G", 0),
+    "timeout-is-not-sent": Fault(_timeout_is_not_sent, "A", 0),
+    "processed-is-reversed": Fault(_processed_is_reversed, "truth", 22),
+    "result-at-any-door": Fault(_result_at_any_door, "G", 5),
+    "no-lease": Fault(_no_lease, "F", 2),
+}
+
+
+def planted(name: str) -> AbstractContextManager[Any]:
+    """The service with this fault; with none, as it is."""
+    return FAULTS[name].plant() if name else nullcontext()
