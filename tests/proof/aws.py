@@ -32,12 +32,21 @@ def refuse(code: str, operation: str, **more: Any) -> NoReturn:
     raise ClientError(answer, operation)
 
 
+@dataclass(frozen=True)
+class Index:
+    """An index: its keys, and what it shows of an item."""
+
+    partition: str
+    sort: str
+    attributes: frozenset[str]
+
+
 class Table:
     """A DynamoDB table with indexes, one shard of a stream, and conditional writes. Items are never changed in place.
 
     Args:
         key: Name of its key.
-        indexes: Their names, and of each the partition key and the sort key.
+        indexes: By their names.
         now: Epoch seconds.
         lags: Whether an index still shows the item as it was, now, if it was changed in the last second.
     """
@@ -45,7 +54,7 @@ class Table:
     def __init__(
         self,
         key: str,
-        indexes: Mapping[str, tuple[str, str]],
+        indexes: Mapping[str, Index],
         now: Callable[[], float],
         lags: Callable[[], bool] = lambda: False,
     ) -> None:
@@ -88,9 +97,12 @@ class Table:
     ) -> Item:
         holds = _condition(KeyConditionExpression)
         names, values = request["ExpressionAttributeNames"], request["ExpressionAttributeValues"]
-        keys = self._indexes[IndexName]
+        index = self._indexes[IndexName]
+        keys = (index.partition, index.sort)
         visible = [self._as_indexed(key) for key in self.items]
         found = [it for it in visible if all(key in it for key in keys) and holds(it, names, values)]
+        shown = index.attributes | {*keys, self._key}
+        found = [{name: value for name, value in it.items() if name in shown} for it in found]
 
         def order(item: Item) -> tuple[Any, str]:
             return _value(item[keys[1]]), item[self._key]["S"]
@@ -202,6 +214,10 @@ class Queue:
     def __init__(self, now: Callable[[], float]) -> None:
         self._now = now
         self._messages: list[_Message] = []
+
+    @property
+    def sent(self) -> int:
+        return len(self._messages)
 
     def next_at(self) -> float:
         """When there is something to receive; infinity if there is nothing."""

@@ -221,9 +221,9 @@ class Fault:
 
 
 FAULTS: Mapping[str, Fault] = {
-    "unconditional-write": Fault(_unconditional_write, "C", 1),
+    "unconditional-write": Fault(_unconditional_write, "C", 6),
     "post-again": Fault(_post_again, "A", 0),
-    "idempotency-decorator": Fault(_idempotency_decorator, "A", 0),
+    "idempotency-decorator": Fault(_idempotency_decorator, "A", 3),
     "publish-swallows": Fault(_publish_swallows, "B", 12),
     "not-found-is-failed": Fault(_not_found_is_failed, "D", 1),
     "signature-on-rewritten-json": Fault(_signature_on_rewritten_json, "G", 0),

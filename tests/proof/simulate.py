@@ -9,7 +9,9 @@ import base64
 import json
 import multiprocessing
 import os
+import random
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -228,7 +230,7 @@ class Schedule:
             webhook = webhook_document(reversal, behaviour.topic)
             # If nothing else will ever tell, it comes until it is taken.
             later("webhook", webhook, "/kopokopo/webhooks", some_time(), stubborn=behaviour.bulk is None)
-        if behaviour.bulk and chance.random() < 0.03:
+        if behaviour.bulk and chance.random() < 0.05:
             self._disturbed.add(reference)
             contrary = BEHAVIOURS["CANCEL" if behaviour.bulk == "Transferred" else ""]
             later("contrary result", result_document(replace(reversal, plays=contrary)), "", some_time())
@@ -395,6 +397,21 @@ class Schedule:
 
     # ------------------------------------------------------------------------------------------- the end
 
+    def figures(self) -> Counter[str]:
+        """What there was to go wrong: a proof that met none of it would prove nothing."""
+        items = [item for item in self.world.table.items.values() if "version" in item]
+        return Counter(
+            {
+                "calls in trouble": self.world.troubles,
+                "deaths": self.world.deaths,
+                "attempts": sum(int(item["attempt"]["N"]) for item in items),
+                **Counter(item["status"]["S"] for item in items),
+                "conflicts": sum(any("conflict" in it["M"] for it in item["history"]["L"]) for item in items),
+                "queued": self.world.queue.sent,
+                "archived": len(self.world.bucket.objects),
+            }
+        )
+
     def play(self) -> list[str]:
         """Play it, let it come to rest, and judge. Returns every violation."""
         world = self.world
@@ -484,20 +501,21 @@ def _epoch(time: str) -> float:
     return datetime.fromisoformat(time).timestamp()
 
 
-def play(seed: int, fault: str = "", trace: list[str] | None = None) -> list[str]:
-    """Play one seed; returns its violations."""
+def play(seed: int, fault: str = "", trace: list[str] | None = None) -> tuple[list[str], Counter[str]]:
+    """Play one seed; returns its violations, and its figures."""
     with silence(), faults.planted(fault):
+        random.seed(seed)  # what the functions draw
         schedule = Schedule(seed)
         schedule.world.trace = trace
-        return schedule.play()
+        return schedule.play(), schedule.figures()
 
 
 # ------------------------------------------------------------------------------------------------------ the command
 
 
-def _play_some(work: tuple[range, str]) -> list[tuple[int, list[str]]]:
+def _play_some(work: tuple[range, str]) -> list[tuple[int, list[str], Counter[str]]]:
     seeds, fault = work
-    return [(seed, play(seed, fault)) for seed in seeds]
+    return [(seed, *play(seed, fault)) for seed in seeds]
 
 
 def main() -> int:
@@ -511,7 +529,7 @@ def main() -> int:
     options = parser.parse_args()
     if options.seed is not None:
         trace: list[str] = []
-        found = play(options.seed, options.fault, trace)
+        found, _ = play(options.seed, options.fault, trace)
         print("\n".join([*trace, *(f"VIOLATION: {it}" for it in found)]))
         print(f"simulate: seed {options.seed}, {len(trace)} steps, {len(found)} violations")
         return 1 if found else 0
@@ -519,16 +537,18 @@ def main() -> int:
     last = options.first + options.schedules
     work = [(range(it, min(it + 50, last)), options.fault) for it in range(options.first, last, 50)]
     replay = f'make simulate ARGS="--seed {{}}{f" --fault {options.fault}" if options.fault else ""}"'
+    figures: Counter[str] = Counter()
     with multiprocessing.get_context("spawn").Pool(os.cpu_count()) as pool:
         for played in pool.imap(_play_some, work):
-            for seed, found in played:
+            for seed, found, seen in played:
                 report.add()
+                figures += seen
                 for violation in found:
                     report.violation(f"seed {seed}: {violation}", replay.format(seed))
                 if options.fault and any(it.startswith(faults.FAULTS[options.fault].breaks + ":") for it in found):
                     pool.terminate()
-                    return report.close()
-    return report.close()
+                    return report.close(figures)
+    return report.close(figures)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ functions run, time passes, the process dies. A task is a greenlet, so a step co
 
 import importlib.util
 import logging
+import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -30,7 +31,7 @@ from local.lambdas import FunctionError, ImpatientError
 from local.settings import ACCOUNT_ID, REGION, ROOT
 from local.simulator import Reply, Request, Reversal, Simulator
 from local.template import Document, Stack, load, parameter_values, translate
-from tests.proof.aws import Bucket, Queue, Secrets, Stream, Table, Topic, refuse
+from tests.proof.aws import Bucket, Index, Queue, Secrets, Stream, Table, Topic, refuse
 
 API_URL = "https://api.kopokopo.example"
 AUTH_URL = "https://auth.kopokopo.example"
@@ -120,6 +121,7 @@ class World:
         on_accepted: Told of every reversal that Kopo Kopo accepts.
         posts: What an invocation sent to Kopo Kopo's API, as lines of its journal, once it arrived.
         troubles: How many calls met trouble.
+        deaths: How many invocations were killed.
         token_troubles: How many of them could cost a token more, deaths included.
     """
 
@@ -129,7 +131,7 @@ class World:
         self.weather = weather
         self.trace: list[str] | None = None
         self.wrongs: list[str] = []
-        self.troubles = self.token_troubles = 0
+        self.troubles = self.token_troubles = self.deaths = 0
         self.posts: dict[Task, list[Document]] = {}
         self.on_accepted: Callable[[Reversal], None] = lambda _: None
         self._tasks: list[Task] = []
@@ -176,8 +178,7 @@ class World:
         task.wakes_at, task.wants = self.now, None
         if self.now >= task.deadline and not task.dead:
             self.say(task.name, "runs out of time")
-            self.token_troubles += 1
-            task.dead = True
+            self._kill(task)
         if task.dead:
             task.greenlet.throw(GreenletExit)
         else:
@@ -198,9 +199,10 @@ class World:
         task.wakes_at, task.wants = until, holds
         self._hub.switch()
 
-    def step(self) -> None:
+    def step(self, *, about_token: bool = False) -> None:
         """Where the others may come in between."""
-        stalls = self.weather.stall and self.random.random() < self.weather.stall
+        stalls = self.weather.stall > 0 and self.random.random() < self.weather.stall
+        self.token_troubles += stalls and about_token
         self.sleep(self.random.choice((1.0, 6.0, 20.0, 40.0)) if stalls else self.random.random() * 0.01)
 
     def abandon(self) -> None:
@@ -211,10 +213,13 @@ class World:
 
     def die(self) -> NoReturn:
         """The running process is killed here."""
-        task = self._task()
-        task.dead = True
-        self.token_troubles += 1
+        self._kill(self._task())
         raise GreenletExit
+
+    def _kill(self, task: Task) -> None:
+        task.dead = True
+        self.deaths += 1
+        self.token_troubles += 1
 
     def _task(self) -> Task:
         if self._running is None:
@@ -233,7 +238,8 @@ class World:
     def call(self, what: str, effect: Callable[[], Any], *, about_token: bool = False) -> Any:
         """A call to AWS, with whatever befalls it."""
         task = self._task()
-        self.step()
+        holds_up = about_token and "get_secret_value" not in what
+        self.step(about_token=holds_up)
         service = what.partition(".")[0]
         trouble = self._trouble(AWS_TROUBLES, about_token=about_token)
         if self.weather.is_out(service, self.now):
@@ -259,7 +265,7 @@ class World:
                 _outcome(effect)
                 self.sleep(BOTOCORE_GIVES_UP / 2)
         value, error = _outcome(effect)
-        self.step()
+        self.step(about_token=holds_up)
         if error:
             raise error
         return value
@@ -268,9 +274,10 @@ class World:
         """A call to Kopo Kopo, with whatever befalls it."""
         task = self._task()
         self._judge_credentials(url, headers)
-        self.step()
         path = "/" + url.split("/", 3)[3]
-        trouble = self._trouble(KOPOKOPO_TROUBLES, about_token=path.startswith("/oauth"))
+        about_token = path.startswith("/oauth")
+        self.step(about_token=about_token)
+        trouble = self._trouble(KOPOKOPO_TROUBLES, about_token=about_token)
 
         def arrive() -> Reply:
             message = Message()
@@ -285,7 +292,8 @@ class World:
                 self.on_accepted(self.kopokopo.reversal(request.line["id"]))
             return reply
 
-        self.say(task.name, f"{method} {path}{f' ({trouble})' if trouble else ''}")
+        shown = re.sub("/[0-9a-f-]{36}$", "/{id}", path)
+        self.say(task.name, f"{method} {shown}{f' ({trouble})' if trouble else ''}")
         match trouble:
             case "crash before":
                 self.die()
@@ -304,7 +312,7 @@ class World:
             case "odd answer":
                 return self.random.choice(ODD_ANSWERS)
         reply = arrive()
-        self.step()
+        self.step(about_token=about_token)
         if reply.status is None:
             self.sleep(0.1 if reply.reset else 10.0)
             raise OutcomeUnknownError("Kopo Kopo did not answer in time.")
@@ -523,7 +531,11 @@ class System:
         self.functions = dict(stack.of_type("AWS::Lambda::Function"))
         ((_, table),) = stack.of_type("AWS::DynamoDB::Table")
         self.indexes = {
-            index["IndexName"]: cast("tuple[str, str]", tuple(key["AttributeName"] for key in index["KeySchema"]))
+            index["IndexName"]: Index(
+                index["KeySchema"][0]["AttributeName"],
+                index["KeySchema"][1]["AttributeName"],
+                frozenset(index["Projection"]["NonKeyAttributes"]),
+            )
             for index in table["GlobalSecondaryIndexes"]
         }
         self.mappings = dict(stack.of_type("AWS::Lambda::EventSourceMapping"))

@@ -15,7 +15,7 @@ from reversals.secretsmanager import SecretsManager
 from reversals.store import TokenLease
 from reversals.tokens import AccessTokens
 
-from tests.conftest import START, Cloud, FakeClock, Meddled, lost, refused, twice, unreachable
+from tests.conftest import START, Cloud, FakeClock, Meddled, after, lost, refused, twice, unreachable
 from tests.kopokopo import anything
 
 LIFETIME = 3600.0
@@ -103,6 +103,19 @@ def test_another_container_reads_the_secret(fleet: Fleet) -> None:
     fleet.table.calls.clear()
     assert fleet.container().get() == "token-1"
     assert (fleet.secrets.calls, fleet.table.calls, fleet.oauth.requests) == (["get_secret_value"], [], 1)
+
+
+def test_who_was_held_up_until_the_lease_ended_leaves_it_to_who_has_it_now(fleet: Fleet, clock: FakeClock) -> None:
+    held_up, other = fleet.container(), fleet.container()
+
+    def long_after() -> None:
+        clock.advance(9)
+        other.get()
+
+    # Alone, under the lease, and then the credentials.
+    fleet.secrets.meddle("get_secret_value", *[lambda do: do()] * 3, after(long_after))
+    assert held_up.get() == "token-1"
+    assert fleet.oauth.requests == 1
 
 
 @pytest.mark.parametrize("lifetime", [60, 3600, 7200, 30 * 24 * 3600])

@@ -130,6 +130,8 @@ class AccessTokens:
             if hold.written_at and now - hold.written_at < _SETTLED and _is_older(current, hold.written_at):
                 return None
             token = self._request(now)
+            if token is None:
+                return None
             self._token = token
             if self._write(token, hold):
                 written_at = token.issued_at
@@ -137,9 +139,12 @@ class AccessTokens:
         finally:
             self._lease.release(hold, written_at)
 
-    def _request(self, now: datetime) -> AccessToken:
+    def _request(self, now: datetime) -> AccessToken | None:
+        """None if the lease, taken at `now`, ended on the way here: another may be asking by this time."""
         try:
             client_id, client_secret = self._secrets.read_fields(self._credentials_secret, "client_id", "client_secret")
+            if self._clock.now() - now >= _LEASE:
+                return None
             self._on_request()
             return self._kopokopo.request_token(client_id, client_secret, now, _REQUEST_TIMEOUT)
         except (ConfigurationError, StorageError, NotSentError) as error:
