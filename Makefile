@@ -29,6 +29,29 @@ start: $(VENV)/.ready ## start the whole system on this machine and stay until C
 bench: $(VENV)/.ready ## figures as JSON lines, beside floors measured in the same run
 	@$(RUN) -m local.bench
 
+# Each ends in one line of figures, and fails on any violation. docs/reliability.md says what they found.
+PROVE = @PYTHONPATH=layers/reversals $(RUN) -m tests.proof.
+
+.PHONY: simulate
+simulate: $(VENV)/.ready ## 100,000 schedules of everything at once; ARGS="--seed 7" plays one again
+	$(PROVE)simulate $(ARGS)
+
+.PHONY: crash
+crash: $(VENV)/.ready ## kill the functions, and lose replies, at every call that they make
+	$(PROVE)crash $(ARGS)
+
+.PHONY: fuzz
+fuzz: $(VENV)/.ready ## hostile input to every open route, and all that docs/openapi.yaml allows or forbids
+	$(PROVE)fuzz $(ARGS)
+
+.PHONY: load
+load: $(VENV)/.ready ## thousands of reversals with duplicates, losses and kills, accounted for one by one
+	$(PROVE)load $(ARGS)
+
+.PHONY: mutants
+mutants: $(VENV)/.ready ## do the tests notice when the rules or the signature are changed?
+	$(PROVE)mutants $(ARGS)
+
 .PHONY: lint
 lint: $(VENV)/.ready ## ruff, mypy, cfn-lint
 	$(VENV)/bin/ruff check .
