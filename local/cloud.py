@@ -3,7 +3,7 @@
 import os
 import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from threading import Thread, Timer
@@ -44,6 +44,8 @@ class LaptopCloud:
         parameters: Template parameters, over the template's defaults and the laptop's own values.
         state_dir: Takes the logs, in `logs/<API port>/`.
         environ: Where KOPOKOPO_* and AWS_ENDPOINT_URL* are looked up.
+        adjust: What a function runs with instead, from its logical id and the properties that the template gives it:
+            for a test that puts something between the functions and the rest.
 
     Attributes:
         outputs: The template's outputs, and ApiUrl, SimulatorUrl (empty: none was started), AwsEndpointUrl, Region.
@@ -66,6 +68,7 @@ class LaptopCloud:
         parameters: Mapping[str, str] | None = None,
         state_dir: Path = ROOT / ".local",
         environ: Mapping[str, str] = os.environ,
+        adjust: Callable[[str, Document], Document] = lambda _, properties: properties,
     ) -> None:
         self._template = template
         self._api_port, self._aws_port, self._simulator_port = api_port, aws_port, simulator_port
@@ -73,6 +76,7 @@ class LaptopCloud:
         self._parameters = parameters or {}
         self._state_dir = state_dir
         self._environ = environ
+        self._adjust = adjust
         self._credentials = {name: environ.get(name) or value for name, value in DEFAULT_CREDENTIALS.items()}
         self._running = ExitStack()
 
@@ -186,7 +190,8 @@ class LaptopCloud:
         for name, properties in stack.of_type("AWS::Lambda::Function"):
             known_as = stack.attributes(name)
             log = self.logs / f"{name}.log"
-            function = Function(name, known_as["Ref"], known_as["Arn"], properties, environment, log)
+            adjusted = self._adjust(name, properties)
+            function = Function(name, known_as["Ref"], known_as["Arn"], adjusted, environment, log)
             self._running.callback(function.stop)
             functions[name] = function
         return functions

@@ -254,7 +254,7 @@ class _Worker:
 
         Raises:
             TimeoutError: it did not come.
-            EOFError, OSError: the child died.
+            EOFError, OSError: the child died, perhaps with half of it sent: head and body leave it one by one.
         """
         while True:
             if self._open is None:
@@ -264,10 +264,12 @@ class _Worker:
                 break
             self._hang_up()  # it may connect anew; if it died, waiting for that finds out
         length = 0
-        while header := self._reader.readline().strip():
+        while header := self._header():
             name, _, value = header.partition(b":")
             length = int(value) if name.lower() == b"content-length" else length
-        return line.split()[1].decode(), self._reader.read(length)
+        if len(body := self._reader.read(length)) < length:
+            raise EOFError("the child has ended in the middle of a request")
+        return line.split()[1].decode(), body
 
     def close(self) -> int:
         """End the child; returns its exit status, negative if a signal ended it."""
@@ -285,6 +287,12 @@ class _Worker:
             raise EOFError("the child has ended")
         else:
             raise TimeoutError("the child did not connect")
+
+    def _header(self) -> bytes:
+        """The next header; an empty one ends them."""
+        if not (line := self._reader.readline()).endswith(b"\n"):
+            raise EOFError("the child has ended in the middle of a request")
+        return line.strip()
 
     def _hang_up(self) -> None:
         if self._open is not None:

@@ -13,11 +13,11 @@ import socket
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from fnmatch import fnmatchcase
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -238,8 +238,8 @@ _TESTS, _FUNCTIONS = _Session(), _Session()
 _FUNCTIONS.events.register("provide-client-params.*", lambda **call: Cloud.deployed.check(**call))
 
 
-@pytest.fixture
-def aws(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+@contextmanager
+def account(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """An empty AWS account in this process."""
     for name in [name for name in os.environ if name.startswith("AWS_")]:
         monkeypatch.delenv(name)
@@ -252,23 +252,35 @@ def aws(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         yield
 
 
+@pytest.fixture
+def aws(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    with account(monkeypatch):
+        yield
+
+
+@cache
+def the_template() -> tuple[Document, Document]:
+    """template.yaml, and the same as plain CloudFormation, not resolved."""
+    path = ROOT / "template.yaml"
+    template = load(path)
+    return template, translate(load(path), path, parameter_values(template, {}, {}))
+
+
 @pytest.fixture(scope="session")
 def template() -> Document:
-    return load(ROOT / "template.yaml")
+    return the_template()[0]
 
 
 @pytest.fixture(scope="session")
 def cloudformation() -> Document:
     """template.yaml as plain CloudFormation, not resolved."""
-    template = load(ROOT / "template.yaml")
-    return translate(template, ROOT / "template.yaml", parameter_values(template, {}, {}))
+    return the_template()[1]
 
 
-@pytest.fixture
-def deploy(
-    aws: None, template: Document, cloudformation: Document, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
-) -> Iterator["Callable[..., Cloud]"]:
-    """Deploys the stack with the given parameters."""
+@contextmanager
+def deployment(clock: FakeClock, monkeypatch: pytest.MonkeyPatch) -> Iterator["Callable[..., Cloud]"]:
+    """Deploys the stack with the given parameters, into the account of this process."""
+    template, cloudformation = the_template()
     monkeypatch.setattr(assembly, "_clock", clock)
     monkeypatch.setattr(boto3, "DEFAULT_SESSION", _FUNCTIONS)
 
@@ -278,6 +290,13 @@ def deploy(
 
     yield start
     _forget_collaborators()
+
+
+@pytest.fixture
+def deploy(aws: None, clock: FakeClock, monkeypatch: pytest.MonkeyPatch) -> Iterator["Callable[..., Cloud]"]:
+    """Deploys the stack with the given parameters."""
+    with deployment(clock, monkeypatch) as start:
+        yield start
 
 
 @pytest.fixture

@@ -150,7 +150,7 @@ OTHER_ATTEMPT = dict.fromkeys(Fact, "nothing") | {
 
 @pytest.mark.parametrize("standing", STANDING)
 @pytest.mark.parametrize("attempt", [1, 3])
-@pytest.mark.parametrize("fact", [fact for fact in Fact if SOURCE.get(fact) is not Source.OPERATOR])
+@pytest.mark.parametrize("fact", Fact)
 def test_evidence_of_another_attempt_changes_no_status(fact: Fact, attempt: int, standing: str) -> None:
     current = replace(standing_as(standing), attempt=2)
     change = rules.decide(current, replace(evidence(fact), attempt=attempt), START)

@@ -1,9 +1,12 @@
-"""Every variant in which Kopo Kopo may send a result or a webhook, against the callback function: taken, or refused.
+"""Every variant in which Kopo Kopo may send a result or a webhook, or answer our POST: taken, refused, or unknown.
 
-The signature comes first, on the raw bytes; only then is anything read.
+Of what comes in, the signature is first, on the raw bytes; only then is anything read.
 """
 
 import json
+import re
+import socket
+import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +14,7 @@ from typing import Any
 import pytest
 
 from tests import kopokopo
-from tests.conftest import Cloud
+from tests.conftest import Cloud, Line, Peer, answers, response
 from tests.kopokopo import (
     ABSENT,
     CANCELLED,
@@ -25,9 +28,14 @@ from tests.kopokopo import (
     webhook,
 )
 
+StartPeer = Callable[..., Peer]
+Deploy = Callable[..., Cloud]
+
 PATH = f"/kopokopo/results/{REFERENCE}/1"
 WEBHOOKS = "/kopokopo/webhooks"
 LIMIT = 256 * 1024
+REQUEST = {"transaction_reference": REFERENCE, "reason": "Paid twice"}
+TOKEN = response("200 OK", body=b'{"access_token":"t","expires_in":3600}')
 
 
 @dataclass
@@ -70,6 +78,15 @@ ERRORS: dict[str, Any] = {
     "a string": "Not enough money",
     "a list of objects": [{"code": 1, "message": "Not enough money"}],
 }
+# Without a bulk payment, errors are a verdict only where the status word says that it is over.
+NO_PAYMENT = {
+    f"no bulk payment, {word}, errors {name}": (
+        result(status=word, bulk=bulk, errors=errors),
+        "failed" if errors and errors is not ABSENT and word in ("Processed", "Failed") else "pending",
+    )
+    for word, bulk in (("Processed", None), ("Failed", ABSENT), ("Received", None), ("Success", ABSENT))
+    for name, errors in ERRORS.items()
+}
 METADATA: dict[str, Any] = {
     "null": None,
     "absent": ABSENT,
@@ -89,6 +106,7 @@ METADATA: dict[str, Any] = {
             **UNDECIDED,
             **{f"errors {name}": (result(errors=errors), "reversed") for name, errors in ERRORS.items()},
             **{f"cancelled, errors {n}": (result(bulk=CANCELLED, errors=it), "failed") for n, it in ERRORS.items()},
+            **NO_PAYMENT,
             **{f"metadata {name}": (result(metadata=metadata), "reversed") for name, metadata in METADATA.items()},
             "a code as the transaction's reference": (result(transaction_reference=REFERENCE), "reversed"),
             "a UUID as the transaction's reference": (result(), "reversed"),
@@ -99,7 +117,10 @@ METADATA: dict[str, Any] = {
                     result(created_at=time, bulk={**TRANSFERRED, "origination_time": time}),
                     "reversed",
                 )
-                for time in ("2026-05-01T10:00:00+03:00", "2026-05-01T07:00:00.123456Z", "2026-05-01", "", None, 0)
+                for time in (
+                    *("2026-05-01T10:00:00+03:00", "2026-04-30T19:30:00.001-11:30", "2026-05-01T07:00:00.123456Z"),
+                    *("2026-05-01", "", None, 0),
+                )
             },
             "extra fields": (result(surprise={"a": [1]}) | {"included": []}, "reversed"),
             "a reversed bulk payment with a failed status word": (result(status="Failed"), "reversed"),
@@ -222,6 +243,29 @@ def test_a_result_of_what_we_do_not_know_is_kept(posts: Posts, attempt: int) -> 
     assert posts.cloud.deliver(result("UNHEARD-OF", attempt), "UNHEARD-OF", attempt).status == 200
     item = posts.cloud.item("UNHEARD-OF") or {}
     assert (item["status"], item["attempt"]) == ({"S": "reversed"}, {"N": str(attempt)})
+
+
+@pytest.mark.parametrize(
+    ("final", "status"), variants(reversed=(result(), "reversed"), failed=(result(bulk=CANCELLED), "failed"))
+)
+@pytest.mark.parametrize("answer", ["201 Created", "202 Accepted", "500 Internal Server Error"])
+def test_a_result_that_comes_before_our_post_is_answered_is_kept(
+    deploy: Deploy, peer: StartPeer, final: Any, status: str, answer: str
+) -> None:
+    def script(line: Line) -> None:
+        line.read_request()
+        line.socket.sendall(TOKEN)
+        line.read_request()
+        early.append(cloud.deliver(final).status)
+        line.socket.sendall(response(answer, f"Location: /api/v2/reversals/{KOPOKOPO_ID}"))
+        line.hold()
+
+    early: list[int] = []
+    api = peer(script)
+    cloud = deploy(KopoKopoApiUrl=api.url, KopoKopoAuthUrl=api.url)
+    assert cloud.post("/reversals", REQUEST).status == 201
+    assert early == [200]
+    assert Posts(cloud).status == status
 
 
 # ------------------------------------------------------------------------------------------------ webhooks
@@ -419,3 +463,110 @@ def test_a_self_link_to_another_host_is_of_no_interest(posts: Posts) -> None:
     links = {**result()["data"]["attributes"]["_links"], "self": "https://evil.example/api/v2/reversals/1"}
     assert posts.cloud.deliver(result(_links=links)).status == 200
     assert "evil.example" not in json.dumps(posts.cloud.items())
+
+
+# ------------------------------------------------------------------------------------------------ answers to our POST
+
+Script = Callable[[Line], None]
+HERE = f"/api/v2/reversals/{KOPOKOPO_ID}"
+
+
+def says(status: str, *headers: str, body: bytes = b"") -> Script:
+    def script(line: Line) -> None:
+        line.socket.sendall(
+            response(status, *(header.replace("{url}", line.peer.url) for header in headers), body=body)
+        )
+        line.hold()
+
+    return script
+
+
+def drips(at_once: bytes, slowly: bytes) -> Script:
+    def script(line: Line) -> None:
+        line.socket.sendall(at_once)
+        line.drip(slowly)
+
+    return script
+
+
+def resets(line: Line) -> None:
+    line.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    line.socket.close()
+
+
+ACCEPTED, UNKNOWN, REJECTED, NOT_SENT = (201, "pending"), (202, "unknown"), (422, "failed"), (503, "failed")
+SLOW = {
+    "silence": (Line.hold, UNKNOWN),
+    "201, its body drips": (
+        drips(f"HTTP/1.1 201 Created\r\nLocation: {HERE}\r\nContent-Length: 900\r\n\r\n".encode(), b"x" * 900),
+        ACCEPTED,
+    ),
+    "201, its head drips": (drips(b"", response("201 Created", f"Location: {HERE}")), UNKNOWN),
+    "400, its body drips": (drips(b"HTTP/1.1 400 Bad\r\nContent-Length: 900\r\n\r\n", b"x" * 900), UNKNOWN),
+}
+ANSWERS: dict[str, tuple[Script, tuple[int, str]]] = {
+    "201, empty": (says("201 Created", "location: {url}" + HERE), ACCEPTED),
+    "201, JSON": (says("201 Created", "LOCATION: {url}" + HERE, body=b'{"data":null}'), ACCEPTED),
+    "201, relative": (says("201 Created", f"Location: {HERE}"), ACCEPTED),
+    "201, a slash at its end": (says("201 Created", "Location: {url}" + HERE + "/"), ACCEPTED),
+    "200": (says("200 OK", "Location: {url}" + HERE), ACCEPTED),
+    "202": (says("202 Accepted", "Location: {url}" + HERE), ACCEPTED),
+    "201, without a Location": (says("201 Created", body=f'{{"id":"{KOPOKOPO_ID}"}}'.encode()), UNKNOWN),
+    "201, an empty Location": (says("201 Created", "Location: "), UNKNOWN),
+    "201, two Locations": (says("201 Created", f"Location: {HERE}", "Location: /api/v2/reversals/b"), UNKNOWN),
+    "201, another host": (says("201 Created", f"Location: https://evil.example{HERE}"), UNKNOWN),
+    "201, another path": (says("201 Created", f"Location: /oauth/{KOPOKOPO_ID}"), UNKNOWN),
+    "201, an id that leads elsewhere": (says("201 Created", "Location: /api/v2/reversals/..%2Foauth"), UNKNOWN),
+    "302": (says("302 Found", "Location: {url}" + HERE), UNKNOWN),
+    "307": (says("307 Temporary Redirect", "Location: {url}" + HERE), UNKNOWN),
+    "400, a string": (says("400 Bad Request", body=b'{"error_code":400,"error_message":"No"}'), REJECTED),
+    "400, a list": (says("400 Bad Request", body=b'{"error_message":["No","Never"]}'), REJECTED),
+    "400, HTML": (says("400 Bad Request", body=b"<html>"), REJECTED),
+    "400, one is running": (says("400 Bad Request", body=b'{"error_message":["in Pending Reversal"]}'), UNKNOWN),
+    "404": (says("404 Not Found", body=b'{"error_message":"Not found"}'), REJECTED),
+    "409": (says("409 Conflict", body=b'{"error_message":"Duplicate"}'), UNKNOWN),
+    "422": (says("422 Unprocessable Entity", body=b'{"error_message":["No"]}'), REJECTED),
+    "429": (says("429 Too Many Requests", "Retry-After: 1"), NOT_SENT),
+    "500, HTML": (says("500 Internal Server Error", body=b"<html>"), UNKNOWN),
+    "503": (says("503 Service Unavailable", "Retry-After: 1", body=b"<html>"), UNKNOWN),
+    "a reset": (resets, UNKNOWN),
+    **SLOW,
+}
+
+
+@pytest.mark.parametrize("name", ANSWERS)
+def test_whatever_our_post_is_answered_it_is_never_sent_again(deploy: Deploy, peer: StartPeer, name: str) -> None:
+    answer, expected = ANSWERS[name]
+    oauth, api = peer(_gives_tokens), peer(_answers_once(answer))
+    timeout = "0.3" if name in SLOW else "5"
+    cloud = deploy(KopoKopoApiUrl=api.url, KopoKopoAuthUrl=oauth.url, KopoKopoTimeout=timeout)
+    assert (cloud.post("/reversals", REQUEST).status, Posts(cloud).status) == expected
+    if expected is UNKNOWN:
+        assert cloud.post("/reversals", REQUEST).status == 202
+    assert len(api.requests) == 1
+
+
+@pytest.mark.parametrize(("second", "expected"), [("201 Created", ACCEPTED), ("401 Unauthorized", NOT_SENT)])
+def test_a_401_was_not_processed_and_is_sent_again_once_with_another_token(
+    deploy: Deploy, peer: StartPeer, second: str, expected: tuple[int, str]
+) -> None:
+    location = f"Location: {HERE}"
+    oauth, api = peer(_gives_tokens), peer(answers(response("401 Unauthorized"), response(second, location)))
+    cloud = deploy(KopoKopoApiUrl=api.url, KopoKopoAuthUrl=oauth.url)
+    assert (cloud.post("/reversals", REQUEST).status, Posts(cloud).status) == expected
+    tokens = [re.search(rb"Bearer (\S+)", request) for request in api.requests]
+    assert [token and token[1] for token in tokens] == [b"t1", b"t2"]
+
+
+def _gives_tokens(line: Line) -> None:
+    while line.read_request():
+        number = len(line.peer.requests)
+        line.socket.sendall(response("200 OK", body=f'{{"access_token":"t{number}","expires_in":3600}}'.encode()))
+
+
+def _answers_once(answer: Script) -> Script:
+    def script(line: Line) -> None:
+        if line.read_request():
+            answer(line)
+
+    return script

@@ -641,6 +641,23 @@ def test_a_function_has_its_environment_and_lambdas_and_no_other(cloud: LaptopCl
     assert not {"AWS_PROFILE", "HTTP_PROXY", "KOPOKOPO_API_KEY", "VIRTUAL_ENV"} & set(environment)
 
 
+def test_what_a_function_runs_with_can_be_adjusted(folder: Path) -> None:
+    (folder / "first").mkdir()
+    (folder / "first" / "shared.py").write_text("NAME = 'first'")
+
+    def adjust(function: str, properties: dict[str, Any]) -> dict[str, Any]:
+        variables = {**properties["Environment"]["Variables"], "AWS_ENDPOINT_URL": f"http://{function}"}
+        layers = [str(folder / "first"), *properties["Layers"]]
+        return {**properties, "Environment": {"Variables": variables}, "Layers": layers}
+
+    with LaptopCloud(folder / "template.yaml", simulator=None, state_dir=folder, adjust=adjust) as cloud:
+        result = cloud.functions["Echo"].invoke({})
+
+    assert result["shared"] == "first"
+    assert result["environment"]["AWS_ENDPOINT_URL"] == "http://Echo"
+    assert result["environment"]["SIZE"] == "1"
+
+
 def test_a_child_is_used_again(cloud: LaptopCloud, puppeteer: Puppeteer, background: ThreadPoolExecutor) -> None:
     first, second = (invoke_once(cloud, puppeteer, background) for _ in range(2))
 

@@ -132,7 +132,8 @@ def _not_told(reversal: Document | None, events: Sequence[Document], kept: froze
                 yield f"no event tells that version {version} was {event_type}"
             elif event and event["type"] != event_type:
                 yield f"the event of version {version} is {event['type']}, not {event_type}"
-    if told:
+    news = [f"{reversal['transaction_reference']}:{version}" for version, _, _, is_news in states(reversal) if is_news]
+    if told and not kept.intersection(news[-1:]):
         latest = max(told.values(), key=lambda event: event["sequence"])
         seen = (latest["data"]["status"], latest["data"]["attempt"], latest["data"]["conflict"])
         if reversal["status"] in FINAL and seen != _state(reversal):
@@ -152,17 +153,21 @@ def _changed_by_itself(reversal: Document | None) -> Iterator[str]:
         before = after
     if before and _state(reversal) != before:
         yield f"its history says {before}, and it is {_state(reversal)}"
+    if reversal["version"] - len(reversal["history"]) not in (0, 1):
+        yield f"its history has {len(reversal['history'])} entries, and it is version {reversal['version']}"
 
 
 def _failed_without_evidence(
     reversal: Document | None, posts: Sequence[Document], outcomes: Sequence[str | None]
 ) -> Iterator[str]:
-    """D: an attempt that is failed, though Kopo Kopo accepted it and did not cancel it."""
+    """D: an attempt that is failed, though Kopo Kopo accepted it and did not cancel it, or though nothing says so."""
     of_attempt = {attempt_of(post): outcome for post, outcome in zip(posts, outcomes, strict=True)}
-    for entry in reversal["history"] if reversal else ():
+    for _, entry, (status, _, _), is_news in states(reversal) if reversal else ():
         if entry["status"] != "failed" or entry["source"] == "operator":
             continue
         attempt, evidence = entry["attempt"], entry.get("evidence")
+        if status == "failed" and is_news and evidence not in {"cancelled", *NEVER_ACCEPTED}:
+            yield f"attempt {attempt} is failed by the evidence {evidence}"
         if evidence in NEVER_ACCEPTED and attempt in of_attempt:
             yield f"attempt {attempt} is {evidence}, and was accepted"
         if evidence == "cancelled" and of_attempt.get(attempt) != "Cancelled":

@@ -196,6 +196,8 @@ def test_republishing_goes_on_where_it_ended(setting: Setting, store: Store, clo
     assert first.cursor
     assert republish(store, topic, START, first.cursor, lambda: 5) == Republished(19, 1, None)
     assert len({event["id"] for event in setting.topic.told}) == 119
+    # With time for both pages, one call tells them all.
+    assert republish(store, topic, START, None, lambda: 30) == Republished(119, 1, None)
 
 
 def test_how_long_a_result_took_is_measured(setting: Setting, output: Output) -> None:

@@ -111,10 +111,14 @@ def test_claiming_again(status: Status, key: str | None, body: dict[str, Any], e
     existing = reversal(status)
     request = replace(REQUEST, idempotency_key=key, **body)
     if expected == "conflict":
-        why = "Idempotency-Key" if status is Status.FAILED else "already being or has been reversed"
-        with pytest.raises(ReversalConflictError, match=why) as raised:
+        with pytest.raises(ReversalConflictError) as raised:
             rules.claim_again(existing, request, "attempt-2", START)
         assert raised.value.reversal == existing
+        assert str(raised.value) == (
+            "This Idempotency-Key was used with another reason or metadata: use a new key."
+            if status is Status.FAILED
+            else "This transaction is already being or has been reversed, with another reason or metadata."
+        )
         return
     change = rules.claim_again(existing, request, "attempt-2", START)
     if expected == "same":
@@ -123,18 +127,21 @@ def test_claiming_again(status: Status, key: str | None, body: dict[str, Any], e
         claimed = applied(existing, change)
         assert (claimed.status, claimed.attempt, claimed.attempt_id) == (Status.INITIATING, 2, "attempt-2")
         assert (claimed.reason, claimed.metadata) == (body["reason"], body["metadata"])
-        assert (claimed.idempotency_key, claimed.claimed_at) == (key, AT)
-        assert claimed.created_at == EARLIER
+        assert claimed.idempotency_key == key
+        assert (claimed.created_at, claimed.claimed_at, claimed.updated_at) == (EARLIER, AT, AT)
 
 
 @pytest.mark.parametrize("key", ["key-1", "key-2", None])
 @pytest.mark.parametrize("status", Status)
 @pytest.mark.parametrize("body", [SAME_BODY, OTHER_REASON])
 def test_a_conflict_blocks_every_claim(status: Status, key: str | None, body: dict[str, Any]) -> None:
-    with pytest.raises(ReversalConflictError):
-        rules.claim_again(
-            reversal(status, conflict=True), replace(REQUEST, idempotency_key=key, **body), "attempt-2", START
-        )
+    existing = reversal(status, conflict=True)
+    with pytest.raises(ReversalConflictError) as raised:
+        rules.claim_again(existing, replace(REQUEST, idempotency_key=key, **body), "attempt-2", START)
+    assert raised.value.reversal == existing
+    assert str(raised.value) == (
+        "The evidence on this reversal disagrees: an operator has to resolve it before anything else."
+    )
 
 
 def test_no_key_is_not_the_same_key() -> None:
@@ -180,21 +187,27 @@ def test_a_result_brings_its_details() -> None:
 
 
 @pytest.mark.parametrize(
-    ("evidence", "failure"),
+    ("evidence", "code", "message"),
     [
-        (CANCELLED, {"code": "cancelled", "message": "Not enough money"}),
-        (replace(CANCELLED, message=None), {"code": "cancelled"}),
-        (Evidence(Fact.REJECTED, Source.API, 1, message="Too old"), {"code": "rejected", "message": "Too old"}),
-        (Evidence(Fact.REJECTED, Source.API, 1), {"code": "rejected"}),
-        (Evidence(Fact.NOT_SENT, Source.API, 1, message="Refused"), {"code": "not_sent", "message": "Refused"}),
-        (Evidence(Fact.NOT_SENT, Source.API, 1), {"code": "not_sent"}),
+        (CANCELLED, "cancelled", "Not enough money"),
+        (replace(CANCELLED, message=None), "cancelled", "Kopo Kopo cancelled it: the money did not go back."),
+        (Evidence(Fact.REJECTED, Source.API, 1, message="Too old"), "rejected", "Too old"),
+        (Evidence(Fact.REJECTED, Source.API, 1), "rejected", "Kopo Kopo refused it."),
+        (Evidence(Fact.NOT_SENT, Source.API, 1, message="No token"), "not_sent", "No token"),
+        (
+            Evidence(Fact.NOT_SENT, Source.API, 1),
+            "not_sent",
+            "It was not sent to Kopo Kopo. It is safe to try again.",
+        ),
     ],
 )
-def test_a_failure_has_a_code_and_words(evidence: Evidence, failure: dict[str, str]) -> None:
-    failed = after(reversal(Status.INITIATING), evidence)
-    assert failed.failure is not None
-    assert failed.failure.items() >= failure.items()
-    assert failed.failure["message"]
+def test_a_failure_has_a_code_and_words(evidence: Evidence, code: str, message: str) -> None:
+    assert after(reversal(Status.INITIATING), evidence).failure == {"code": code, "message": message}
+
+
+def test_a_failure_that_came_without_words_has_its_code_for_them() -> None:
+    failed = after(reversal(Status.UNKNOWN), Evidence(Fact.RESOLVED_FAILED, Source.OPERATOR))
+    assert failed.failure == {"code": "resolved", "message": "resolved"}
 
 
 def test_a_failed_status_that_is_left_leaves_no_failure() -> None:
@@ -206,12 +219,27 @@ def test_a_failed_status_that_is_left_leaves_no_failure() -> None:
 
 def test_every_change_leaves_one_entry_that_says_who_and_when() -> None:
     history = after(reversal(Status.INITIATING), AMBIGUOUS, ACCEPTED, TRANSFERRED).history
-    assert [(entry["status"], entry["source"]) for entry in history] == [
-        ("unknown", "api"),
-        ("pending", "api"),
-        ("reversed", "callback"),
+    assert [(entry["status"], entry["source"], entry.get("message")) for entry in history] == [
+        ("unknown", "api", "No answer"),
+        ("pending", "api", None),
+        ("reversed", "callback", None),
     ]
     assert all(entry["at"] == AT and entry["attempt"] == 1 for entry in history)
+
+
+@pytest.mark.parametrize(
+    ("current", "evidence"),
+    [
+        pytest.param(reversal(Status.PENDING), TRANSFERRED, id="a status"),
+        pytest.param(reversal(Status.REVERSED), TRANSFERRED, id="details"),
+        pytest.param(reversal(Status.REVERSED), CANCELLED, id="a conflict"),
+        pytest.param(reversal(Status.PENDING, attempt=2), CANCELLED, id="an older attempt"),
+        pytest.param(reversal(Status.PENDING, attempt=2), TRANSFERRED, id="an older attempt's conflict"),
+    ],
+)
+def test_every_change_says_when_it_was_made(current: Reversal, evidence: Evidence) -> None:
+    changed = after(current, evidence)
+    assert (changed.updated_at, changed.history[-1]["at"]) == (AT, AT)
 
 
 @pytest.mark.parametrize("evidence", [ACCEPTED, AMBIGUOUS, TRANSFERRED, CANCELLED, WEBHOOK])
@@ -277,17 +305,19 @@ def test_late_news_that_it_was_accepted_is_no_conflict_with_its_cancellation() -
 @pytest.mark.parametrize("fact", [Fact.TRANSFERRED, Fact.CANCELLED, Fact.ACCEPTED])
 @pytest.mark.parametrize("source", [Source.CALLBACK, Source.POLL])
 def test_a_result_with_another_id_belongs_to_another_reversal(status: Status, fact: Fact, source: Source) -> None:
-    with pytest.raises(UnboundResultError):
+    with pytest.raises(UnboundResultError, match=r"^The signed result carries the id of another reversal\.$"):
         rules.decide(reversal(status, kopokopo_id="id-1"), Evidence(fact, source, 1, kopokopo_id="id-2"), START)
 
 
+@pytest.mark.parametrize("attempt", [1, None])
 @pytest.mark.parametrize("status", [Status.PENDING, Status.REVERSED, Status.FAILED])
-def test_an_answer_with_another_id_than_an_early_result_is_a_conflict_once(status: Status) -> None:
+def test_an_answer_with_another_id_than_an_early_result_is_a_conflict_once(status: Status, attempt: int | None) -> None:
     """Kopo Kopo may have two reversals of it."""
-    current = reversal(status, kopokopo_id="id-2")
-    once = after(current, ACCEPTED)
+    answer = replace(ACCEPTED, attempt=attempt)
+    once = after(reversal(status, kopokopo_id="id-2"), answer)
     assert (once.status, once.conflict, once.kopokopo_id) == (status, True, "id-2")
-    assert after(once, ACCEPTED) == once
+    assert (once.history[-1]["kopokopo_id"], once.history[-1]["attempt"]) == ("id-1", 1)
+    assert after(once, answer) == once
 
 
 def test_an_older_attempt_had_an_id_of_its_own() -> None:
@@ -337,6 +367,17 @@ def test_an_operator_resolves_what_is_unknown_or_in_conflict(
     assert (entry["source"], entry["by"], entry["note"]) == ("operator", evidence.by, evidence.note)
 
 
+@pytest.mark.parametrize("found", [Status.REVERSED, Status.FAILED])
+@pytest.mark.parametrize("status", Status)
+def test_what_an_operator_found_counts_where_nothing_else_will_tell(status: Status, found: Status) -> None:
+    evidence = replace(FOUND_REVERSED, fact=rules.RESOLUTIONS[found])
+    if status is Status.UNKNOWN:
+        assert after(reversal(status), evidence).status is found
+        return
+    with pytest.raises(ReversalConflictError):
+        rules.decide(reversal(status), evidence, START)
+
+
 def test_an_operators_failure_says_so() -> None:
     assert after(reversal(Status.UNKNOWN), FOUND_FAILED).failure == {"code": "resolved", "message": "Seen in M-PESA"}
 
@@ -355,6 +396,9 @@ def test_another_resolution_of_what_is_resolved_is_refused(second: Evidence) -> 
     with pytest.raises(ReversalConflictError) as raised:
         rules.decide(once, second, START)
     assert raised.value.reversal == once
+    assert str(raised.value) == (
+        "Only a reversal that is unknown or in conflict can be resolved; this one is reversed."
+    )
 
 
 @pytest.mark.parametrize(("resolution", "against"), [(FOUND_REVERSED, CANCELLED), (FOUND_FAILED, TRANSFERRED)])
@@ -396,12 +440,13 @@ def test_signed_evidence_of_an_unknown_transaction_makes_a_reversal(
     evidence: Evidence, status: Status, attempt: int
 ) -> None:
     created = rules.create("TQ2L262026", evidence, START)
+    assert created.transaction_reference == "TQ2L262026"
     assert (created.status, created.attempt, created.version) == (status, attempt, 1)
     assert (created.created_at, created.claimed_at, created.updated_at) == (AT, AT, AT)
     assert (created.resolved_at is None) == (status in OPEN)
     assert (created.reason, created.metadata, created.attempt_id) == (None, {}, None)
     assert (created.kopokopo_id, created.amount) == (evidence.kopokopo_id, evidence.amount)
-    assert [entry["status"] for entry in created.history] == [status]
+    assert [(entry["status"], entry["attempt"]) for entry in created.history] == [(status, attempt)]
 
 
 def test_what_was_made_of_evidence_is_not_reversed_again() -> None:

@@ -11,8 +11,10 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from threading import Event
+from typing import Any
 
 import pytest
+import requests
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -274,6 +276,39 @@ def test_a_handshake_that_is_not_answered_was_not_sent(wire: Transport, peer: St
     kopokopo = peer(lambda line: line.hold())
     with within(TIMEOUT), pytest.raises(NotSentError):
         post(wire, kopokopo.url.replace("http:", "https:"), TIMEOUT)
+
+
+def test_a_name_that_took_all_the_time_to_resolve_was_not_sent(
+    wire: Transport, peer: StartPeer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The system's resolver knows no timeout: the connection may come about when it is too late to use it."""
+    kopokopo, resolve = peer(answers(response("201 Created"))), socket.getaddrinfo
+
+    def slowly(*args: Any, **options: Any) -> Any:
+        time.sleep(TIMEOUT)
+        return resolve(*args, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", slowly)
+    with pytest.raises(NotSentError):
+        post(wire, kopokopo.url, TIMEOUT)
+    assert kopokopo.requests == []
+
+
+def test_a_machine_that_stood_still_until_the_time_was_over_sends_nothing_any_more(
+    wire: Transport, peer: StartPeer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A container can be frozen anywhere; here just before a connection from an earlier call is used."""
+    kopokopo, prepare = peer(answers(response("201 Created"), response("201 Created"))), requests.Request.prepare
+    post(wire, kopokopo.url)
+
+    def slowly(request: requests.Request) -> requests.PreparedRequest:
+        time.sleep(TIMEOUT)
+        return prepare(request)
+
+    monkeypatch.setattr(requests.Request, "prepare", slowly)
+    with pytest.raises(NotSentError):
+        post(wire, kopokopo.url, TIMEOUT)
+    assert len(kopokopo.requests) == 1
 
 
 def test_the_time_of_one_call_is_not_taken_from_the_next(wire: Transport, peer: StartPeer) -> None:
