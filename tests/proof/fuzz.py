@@ -219,9 +219,10 @@ def a_request(target: Target, post: Post) -> None:
 
 def usable(post: Post) -> Document | None:
     """The request as it should be understood; None if it should be refused. The rules once more, in other words."""
-    key = post.header("Idempotency-Key")
     content = post.content
-    if content is None or len(content) > hostile.LIMITS["initiate"] or (key is not None and not 1 <= len(key) <= 255):
+    if content is None or len(content) > hostile.LIMITS["initiate"]:
+        return None
+    if (key := post.header("Idempotency-Key")) is not None and not (1 <= len(key) <= 255 and _is_text(key)):
         return None
     if not re.fullmatch(r"\s*application/json\s*(;.*)?", post.header("Content-Type") or "", re.IGNORECASE | re.DOTALL):
         return None
@@ -243,6 +244,10 @@ def usable(post: Post) -> Document | None:
             )
             return {"transaction_reference": reference, "reason": reason, "metadata": metadata} if is_right else None
     return None
+
+
+def _is_text(value: str) -> bool:
+    return not re.search("[\ud800-\udfff]", value)
 
 
 def _once(pairs: list[tuple[str, Any]]) -> Document:

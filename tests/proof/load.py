@@ -502,7 +502,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--reversals", type=int, default=5000, help="how many")
     parser.add_argument("--seed", type=int, default=random.randrange(10_000), help="what decides who asks for what")
     parser.add_argument("--clients", type=int, default=10, help="how many requests are under way at a time")
-    parser.add_argument("--kills-a-second", type=float, default=0.7, help="how many functions are killed")
+    parser.add_argument("--kills-a-second", type=float, default=1.0, help="how many functions are killed")
     options = parser.parse_args(arguments)
     given = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in vars(options).items())
     report = Report("load", "reversals", options.reversals)

@@ -1,4 +1,4 @@
-"""Whether the tests would notice: each small change to the rules or the signature has to make one of them fail.
+"""Whether the tests would notice: each small change to the rules, the model or the signature has to make one fail.
 
 The changes are mutmut's, made to the data as well as to the functions, and those below that it does not know. Each is
 tried in a process of its own, on the tests that state what the module does. A change that survives has to be one that
@@ -40,6 +40,7 @@ SURVIVORS = Path(__file__).with_name("survivors.toml")
 # What each module has to be held by.
 TESTS = {
     "rules": ("tests/unit/test_rules.py", "tests/contract/test_evidence_table.py"),
+    "model": ("tests/unit/test_model.py", "tests/unit/test_rules.py", "tests/contract/test_evidence_table.py"),
     "signature": ("tests/unit/test_signature.py",),
 }
 # This one states the table once more, and would kill every change to it for no other reason.
@@ -264,8 +265,11 @@ def main() -> int:
             print(f"The tests of {mutant.module} have to pass first: pytest {' '.join(TESTS[mutant.module])}")
             return 2
 
-    todo = [it for module in TESTS for it in mutants(module, original(module)) if fnmatchcase(it.where, options.where)]
-    reasons = {key: why for key, why in explained().items() if fnmatchcase(key[0], options.where)}
+    def wanted(where: str) -> bool:
+        return fnmatchcase(where.partition(" ")[0], options.where)
+
+    todo = [it for module in TESTS for it in mutants(module, original(module)) if wanted(it.where)]
+    reasons = {key: why for key, why in explained().items() if wanted(key[0])}
     report = Report("mutants", "mutants", len(todo))
     killed = 0
     for mutant, alive in tried(todo, options.jobs):
@@ -275,7 +279,7 @@ def main() -> int:
             report.violation(
                 f"{mutant.where} survives\n{mutant.diff}"
                 "Write the test that fails for it; or, if nobody could tell the difference, say why in survivors.toml.",
-                f"make mutants ARGS={mutant.where}",
+                f"make mutants ARGS={mutant.where.partition(' ')[0]}",
             )
     for where, diff in reasons:
         report.violation(f"survivors.toml explains what does not survive, or is no longer there: {where}\n{diff}")

@@ -49,6 +49,7 @@ def requested(**changes: Any) -> Post:
 FOUND = {
     "a name without a character": requested(metadata={"": "x"}),
     "characters that no queue takes": requested(reason="\ufffe", metadata={"\uffff": "\uffff\0"}),
+    "characters that are six when they are told": requested(metadata={"note": "\u00e9" * 32_000}),
     "half a surrogate pair in a header": replace(requested(), headers={**HEADERS, "idempotency-key": "\ud800"}),
 }
 

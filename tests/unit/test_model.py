@@ -1,11 +1,13 @@
 """How a reversal reads, and how it is shown."""
 
+import time
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
 
 import pytest
-from reversals.model import OPEN, Reversal, Status, format_time, parse_time
+from reversals.model import OPEN, Reversal, ReversalRequest, Source, Status, format_time, parse_time
 
 from tests.conftest import START
 
@@ -48,6 +50,26 @@ def test_the_reversal_as_the_api_shows_it() -> None:
         "resolved_at": "2026-05-01T07:00:09.000Z",
         "history": [{"at": "2026-05-01T07:00:09.000Z", "attempt": 1, "status": "reversed", "source": "callback"}],
     }
+
+
+def test_a_failure_is_shown_with_its_code_and_words() -> None:
+    failure = {"code": "cancelled", "message": "Not enough money"}
+    assert replace(REVERSAL, status=Status.FAILED, failure=failure).as_json()["failure"] == failure
+
+
+def test_who_brought_the_evidence_is_shown_in_words_that_stay() -> None:
+    assert {str(source) for source in Source} == {"api", "callback", "webhook", "poll", "operator"}
+
+
+def test_nobody_has_to_give_metadata_or_a_key() -> None:
+    request = ReversalRequest("TQ2L262026", "Paid twice")
+    assert (request.metadata, request.idempotency_key) == ({}, None)
+
+
+def test_what_kopo_kopo_alone_knows_of_has_neither_metadata_nor_a_key() -> None:
+    at = REVERSAL.created_at
+    reversal = Reversal("TQ2L262026", Status.PENDING, 1, 1, at, at, at)
+    assert (reversal.metadata, reversal.idempotency_key) == ({}, None)
 
 
 def test_events_and_lists_show_it_without_its_history() -> None:
@@ -97,6 +119,20 @@ def test_open_means_that_it_may_still_end_either_way() -> None:
 )
 def test_times_are_written_in_utc_with_milliseconds(moment: datetime, text: str) -> None:
     assert format_time(moment) == text
+
+
+@pytest.fixture
+def nairobi(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("TZ", "EAT-3")
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
+
+
+@pytest.mark.usefixtures("nairobi")
+def test_times_are_utc_wherever_the_machine_is() -> None:
+    assert format_time(START) == "2026-05-01T07:00:00.000Z"
 
 
 def test_times_sort_as_text() -> None:

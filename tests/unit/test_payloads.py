@@ -141,6 +141,7 @@ ODD_REFERENCES = [
             for it in anything(None, [], "ticket", 1, {"a": 1}, {"a": None}, {"a": {"b": "c"}})
         ],
         ({"metadata": {f"n{number}": "x" for number in range(6)}}, ["metadata"]),
+        ({"metadata": {"": "x"}}, ["metadata"]),
         ({"amount": "400"}, ["amount"]),
         ({"callback_url": "https://evil.example", "_links": {}}, ["_links", "callback_url"]),
         (
@@ -162,8 +163,8 @@ def test_a_request_is_an_object(document: Any) -> None:
         payloads.reversal_request(json.dumps(document).encode(), None)
 
 
-@pytest.mark.parametrize("key", ["", "k" * 256])
-def test_an_idempotency_key_has_a_length(key: str) -> None:
+@pytest.mark.parametrize("key", ["", "k" * 256, "\ud800"])
+def test_an_idempotency_key_is_text_of_some_length(key: str) -> None:
     with pytest.raises(InvalidRequestError) as raised:
         payloads.reversal_request(encoded(), key)
     assert [error["field"] for error in raised.value.errors] == ["Idempotency-Key"]

@@ -81,6 +81,15 @@ def test_an_event_that_is_too_large_will_never_be_taken_and_holds_up_none(topic:
     assert [json.loads(entry["Message"])["subject"] for call in sns.calls for entry in call] == ["TQ0", "TQ2"]
 
 
+def test_a_character_that_no_queue_takes_is_written_as_one_that_all_take(topic: Topic, sns: FakeSns) -> None:
+    reason = "\ufffe\0 caf\u00e9"
+    assert topic.publish([{"type": "reversal.failed", "data": {"status": "failed", "reason": reason}}]) == {}
+    (message,) = (entry["Message"] for entry in sns.calls[0])
+    assert message.isascii()
+    assert message.isprintable()
+    assert json.loads(message)["data"]["reason"] == reason
+
+
 def test_those_that_were_not_taken_are_told_apart(topic: Topic, sns: FakeSns) -> None:
     sns.failing = {"3": False, "12": True}
     assert topic.publish([event(number) for number in range(15)]) == {3: False, 12: True}

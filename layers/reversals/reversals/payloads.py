@@ -51,8 +51,7 @@ def parse_json(body: bytes, *, unique_keys: bool) -> Any:
             parse_constant=_refuse_constant,
             object_pairs_hook=_unique if unique_keys else None,
         )
-        # Half a surrogate pair is legal JSON, but no text: nothing behind us could store it.
-        json.dumps(document, ensure_ascii=False, default=str).encode("utf-8")
+        _require_text(json.dumps(document, ensure_ascii=False, default=str))
     except InvalidRequestError:
         raise
     except RecursionError:
@@ -60,6 +59,11 @@ def parse_json(body: bytes, *, unique_keys: bool) -> Any:
     except (ValueError, InvalidOperation):
         raise InvalidRequestError("The body is not JSON (RFC 8259, in UTF-8).") from None
     return document
+
+
+def _require_text(value: str) -> None:
+    """Half a surrogate pair is legal JSON, but no text: nothing behind us could store it. Raises ValueError."""
+    value.encode("utf-8")
 
 
 def _refuse_constant(name: str) -> NoReturn:
@@ -88,7 +92,7 @@ def reversal_request(body: bytes, idempotency_key: str | None) -> ReversalReques
     """
     document = _request_document(body)
     errors = list(_field_errors(document, schemas.REVERSAL_REQUEST, _REQUEST_VALIDATORS))
-    if idempotency_key is not None and not 1 <= len(idempotency_key) <= 255:
+    if idempotency_key is not None and not _is_key(idempotency_key):
         errors.append({"field": "Idempotency-Key", "message": "must be 1 to 255 characters"})
     if errors:
         raise InvalidRequestError("The request has fields that cannot be used.", errors)
@@ -98,6 +102,14 @@ def reversal_request(body: bytes, idempotency_key: str | None) -> ReversalReques
         metadata=document.get("metadata", {}),
         idempotency_key=idempotency_key,
     )
+
+
+def _is_key(value: str) -> bool:
+    try:
+        _require_text(value)
+    except ValueError:
+        return False
+    return 1 <= len(value) <= 255
 
 
 def resolution(body: bytes, by: str) -> Evidence:

@@ -17,8 +17,9 @@ REVERSAL_REQUEST: dict[str, Any] = {
         "metadata": {
             "type": "object",
             "maxProperties": 5,
+            "propertyNames": {"minLength": 1},  # DynamoDB has no attribute without a name
             "additionalProperties": {"type": "string"},
-            "description": "at most 5 pairs of string to string",
+            "description": "at most 5 pairs of string to string, each with a name",
         },
     },
 }

@@ -55,7 +55,8 @@ def _is_for_good(failure: Mapping[str, Any]) -> bool:
 def _entry(position: int, event: Mapping[str, Any]) -> "PublishBatchRequestEntryTypeDef":
     return {
         "Id": str(position),
-        "Message": json.dumps(event, ensure_ascii=False, separators=(",", ":")),
+        # In ASCII: neither SNS nor SQS takes every character that a reason may have.
+        "Message": json.dumps(event, separators=(",", ":")),
         "MessageAttributes": {
             "type": {"DataType": "String", "StringValue": event["type"]},
             "status": {"DataType": "String", "StringValue": event["data"]["status"]},
