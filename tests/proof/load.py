@@ -271,9 +271,9 @@ class Killer:
 
     def work(self, ended: Event) -> None:
         while self._a_second and not ended.wait(1 / self._a_second):
-            if pids := self._chance.choice(self._functions).pids:
+            if running := [pids for function in self._functions if (pids := function.pids)]:
                 with suppress(ProcessLookupError):
-                    os.kill(self._chance.choice(pids), signal.SIGKILL)
+                    os.kill(self._chance.choice(self._chance.choice(running)), signal.SIGKILL)
                     self.kills += 1
 
 

@@ -132,6 +132,33 @@ def test_each_attempt_has_a_url_of_its_own(setting: Setting) -> None:
 # ------------------------------------------------------------------------------------------------ what comes of it
 
 
+@pytest.mark.parametrize(("fact", "error"), [(Fact.REJECTED, RefusedError), (Fact.NOT_SENT, NotSentError)])
+def test_who_failed_is_told_so_even_if_another_attempt_is_under_way_by_then(
+    setting: Setting, fact: Fact, error: type[Exception]
+) -> None:
+    setting.kopokopo.answers = [Evidence(fact, Source.API, message="No")]
+
+    def twice_with_another_attempt_between(do: Callable[[], Any]) -> Any:
+        do()  # its answer is lost, and botocore calls again
+        setting.somebody_else.claim(REQUEST)
+        return do()
+
+    setting.client.meddle("update_item", twice_with_another_attempt_between)
+    with pytest.raises(error) as raised:
+        setting.initiate()
+    assert raised.value.reversal.attempt == 2  # type: ignore[attr-defined]
+    assert setting.stored.status is Status.INITIATING
+
+
+@pytest.mark.parametrize("fact", [Fact.REJECTED, Fact.NOT_SENT])
+def test_what_was_reversed_elsewhere_meanwhile_was_not_sent_by_us(setting: Setting, fact: Fact) -> None:
+    setting.kopokopo.answers = [Evidence(fact, Source.API, message="No")]
+    webhook = Evidence(Fact.TRANSFERRED, Source.WEBHOOK)
+    setting.kopokopo.meanwhile = lambda: setting.somebody_else.record("TQ2L262026", webhook)
+    reversal, sent = setting.initiate()
+    assert (reversal.status, sent) == (Status.REVERSED, False)
+
+
 @pytest.mark.parametrize("fact", [Fact.AMBIGUOUS, Fact.RUNNING])
 def test_what_is_not_known_is_not_said(setting: Setting, fact: Fact) -> None:
     setting.kopokopo.answers = [Evidence(fact, Source.API, message="No answer")]
@@ -260,8 +287,8 @@ def test_an_answer_that_cannot_be_written_is_not_given(setting: Setting, answer:
     """What nobody else can read would be gone with the next request."""
     setting.kopokopo.answers = [answer]
     setting.client.meddle("update_item", unreachable)
-    reversal, sent = setting.initiate()
-    assert (reversal.status, sent) == (Status.INITIATING, True)
+    reversal, _ = setting.initiate()
+    assert reversal.status is Status.INITIATING
     assert setting.stored.status is Status.INITIATING
 
 

@@ -8,7 +8,7 @@ from .errors import NotSentError, RefusedError, StorageError, TokenRefusedError
 from .kopokopo import KopoKopo
 from .model import Reversal, ReversalRequest, Source
 from .observability import count, logger
-from .rules import Evidence, Fact
+from .rules import TABLE, Evidence, Fact
 from .store import Store
 from .tokens import AccessTokens
 
@@ -43,7 +43,8 @@ class Initiation:
             seconds_left: How much longer this function may run.
 
         Returns:
-            The reversal, and whether it was sent now. If not, it is the same request again.
+            The reversal, and whether it was sent now. If not, it is the same request again, or its end was told from
+            elsewhere.
 
         Raises:
             ReversalConflictError: the request disagrees with the reversal that there is.
@@ -51,20 +52,22 @@ class Initiation:
             NotSentError: it did not get as far as Kopo Kopo.
             StorageError: it could not be claimed; nothing was sent.
         """
-        reversal, claimed = self._store.claim(request)
-        if not claimed:
-            return reversal, False
+        claimed, is_ours = self._store.claim(request)
+        if not is_ours:
+            return claimed, False
         count("Initiated")
-        path = payloads.result_path(request.transaction_reference, reversal.attempt)
+        path = payloads.result_path(request.transaction_reference, claimed.attempt)
         evidence = self._send(request, (self._callback_base_url or own_url) + path, seconds_left)
-        reversal = self._record(reversal, evidence)
-        code = (reversal.failure or {}).get("code")
+        reversal = self._record(claimed, evidence)
+        # Where the next attempt has begun already, what came of ours is what the evidence says.
+        is_latest = reversal.attempt == claimed.attempt
+        code = (reversal.failure or {}).get("code") if is_latest else TABLE[evidence.fact].failure
         if code == "not_sent":
             again = "Try again with another Idempotency-Key." if request.idempotency_key else "It is safe to try again."
             raise NotSentError(f"It was not sent: {evidence.message} {again}", reversal)
         if code == "rejected":
             raise RefusedError(f"Kopo Kopo refused the reversal: {evidence.message}", reversal)
-        return reversal, True
+        return reversal, evidence.fact not in (Fact.NOT_SENT, Fact.REJECTED)
 
     def _send(self, request: ReversalRequest, callback_url: str, seconds_left: Callable[[], float]) -> Evidence:
         """One POST; a second only after a 401, which was not processed."""
