@@ -231,7 +231,14 @@ class _Session(boto3.Session):
             # With an account's own endpoints, moto does not see what is a table's stream.
             config = Config(account_id_endpoint_mode="disabled").merge(config or Config())
             self._kept[service_name] = super().client(service_name, config=config)
+            self._kept[service_name].meta.events.register_first("before-parse", _say_how_long)
         return self._kept[service_name]
+
+
+def _say_how_long(response_dict: Document, **_: Any) -> None:
+    """AWS does; moto leaves it out where nothing goes over a wire."""
+    if isinstance(response_dict["body"], bytes):  # not of an object that is read bit by bit
+        response_dict["headers"]["content-length"] = str(len(response_dict["body"]))
 
 
 _TESTS, _FUNCTIONS = _Session(), _Session()

@@ -47,7 +47,7 @@ from tests.proof.report import Report
 
 CHUNK = 1000  # examples that share a stack and a seed: what has to be run again to see one of them again
 CONFIGURATION = Path(__file__).with_name("schemathesis.toml")
-MOST_SHOWN = 2000  # characters of a request
+MOST_SHOWN = 2000  # characters of a note, which may hold a body
 HTTP_SHARE = 100  # for each example of an operation over HTTP, so many at a door
 KOPOKOPO_ID = "67b1bb87-b89b-4366-93c9-a2bb6944ec99"
 TOKEN = "a-token-that-nobody-may-see"
@@ -306,9 +306,6 @@ def explore(door: str, examples: int, chance: int | None, tally: Counter[str]) -
             with redirect_stdout(system.output):
                 try:
                     DOORS[door].check(system, case)
-                except Exception as error:
-                    error.add_note(f"{case!a}"[:MOST_SHOWN])
-                    raise
                 finally:
                     system.clear()
 
@@ -382,7 +379,7 @@ def chunk(door: str, examples: int, chance: int) -> tuple[Counter[str], str | No
 
 def _words(error: BaseException) -> Iterator[str]:
     yield f"{type(error).__name__}: {error}"
-    yield from getattr(error, "__notes__", [])
+    yield from (note[:MOST_SHOWN] for note in getattr(error, "__notes__", []))
     for part in error.exceptions if isinstance(error, BaseExceptionGroup) else ():
         yield from _words(part)
 

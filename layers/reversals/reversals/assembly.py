@@ -1,11 +1,13 @@
 """The one place where the parts are put together: each is made when first needed, and kept by its container."""
 
+from collections.abc import Mapping
 from datetime import timedelta
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import boto3
 from botocore.config import Config
+from botocore.exceptions import ConnectionClosedError
 
 from .clock import SystemClock
 from .observability import count
@@ -37,7 +39,20 @@ def settings() -> Settings:
 
 @cache
 def _client(service: str) -> Any:
-    return boto3.client(service, config=_CONFIG)  # type: ignore[call-overload]
+    client = boto3.client(service, config=_CONFIG)  # type: ignore[call-overload]
+    client.meta.events.register("before-parse", _require_whole, unique_id="whole")
+    return client
+
+
+def _require_whole(response_dict: Mapping[str, Any], **_: Any) -> None:
+    """Refuse an answer that broke off.
+
+    http.client takes a head that broke off for a short one, without a body; and botocore takes no body for no news: an
+    item that is there would not be found.
+    """
+    headers, body = response_dict["headers"], response_dict["body"]
+    if "chunked" not in headers.get("transfer-encoding", "") and headers.get("content-length") != str(len(body)):
+        raise ConnectionClosedError(endpoint_url="AWS")
 
 
 @cache
