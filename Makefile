@@ -52,6 +52,12 @@ load: $(VENV)/.ready ## thousands of reversals with duplicates, losses and kills
 mutants: $(VENV)/.ready ## do the tests notice when the rules or the signature are changed?
 	$(PROVE)mutants $(ARGS)
 
+.PHONY: coverage
+coverage: $(VENV)/.ready ## the branches of the package that the quick tests take; all of those of the rules, or it fails
+	@$(RUN) -m coverage run -m pytest -q tests/unit tests/integration tests/contract
+	@$(RUN) -m coverage report
+	@$(RUN) -m coverage report --include='*/rules.py,*/signature.py' --fail-under=100
+
 .PHONY: lint
 lint: $(VENV)/.ready ## ruff, mypy, cfn-lint
 	$(VENV)/bin/ruff check .
