@@ -358,6 +358,16 @@ def test_a_secret_that_still_shows_the_refused_token_is_not_filled_twice(
     assert fleet.oauth.requests == 2
 
 
+def test_word_of_a_token_by_a_clock_that_was_ahead_keeps_nobody_waiting(
+    fleet: Fleet, clock: FakeClock, cloud: Cloud
+) -> None:
+    clock.advance(600)
+    fleet.container().get()
+    clock.advance(-600)
+    cloud.put_secret("TokenSecret", {})
+    assert fleet.container().get() == "token-2"
+
+
 def test_nobody_waits_for_a_token_that_did_not_get_into_the_secret(fleet: Fleet, clock: FakeClock) -> None:
     fleet.secrets.meddle("put_secret_value", unreachable)
     assert fleet.container().get() == "token-1"

@@ -127,7 +127,7 @@ class AccessTokens:
             if current and self._lasts(current) and current.value != refused:
                 self._token = current
                 return current.value
-            if hold.written_at and now - hold.written_at < _SETTLED and _is_older(current, hold.written_at):
+            if hold.written_at and abs(now - hold.written_at) < _SETTLED and _is_older(current, hold.written_at):
                 return None
             token = self._request(now)
             if token is None:
