@@ -556,6 +556,7 @@ class Play:
             done = self.invoke(PUBLISH, {"republish": {"updated_since": "2026-01-01T00:00:00Z"}})
             if done and not done["failed"] and not done["cursor"]:
                 self.world.remove_unpublished()
+                self._kept.discard(f"{self.reference}:{self.item().get('version')}")  # told by now
                 return
         self.found.append(f"{TRIES} times in a row it could not be published again")
 
