@@ -20,6 +20,7 @@ import requests
 
 from local.cloud import LaptopCloud
 from local.settings import REGION, ROOT
+from local.subscriber import Subscriber, until
 
 _COLD_STARTS = 15
 _REVERSALS = 20
@@ -98,28 +99,22 @@ def _start() -> float:
 def _post_to_event() -> None:
     """Warm: from the merchant's POST to the event on the subscriber's queue; the simulator decides after 0.3 s."""
     with tempfile.TemporaryDirectory() as folder, LaptopCloud(state_dir=Path(folder)) as cloud:
-        sqs = cloud.client("sqs")
-        queue = sqs.create_queue(QueueName="bench")["QueueUrl"]
-        arn = sqs.get_queue_attributes(QueueUrl=queue, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
-        cloud.client("sns").subscribe(TopicArn=cloud.outputs["TopicArn"], Protocol="sqs", Endpoint=arn)
+        subscriber = Subscriber(cloud)
         answers, events = [], []
         for number in range(_REVERSALS + 1):
-            body = {"transaction_reference": f"BENCH{number}", "reason": "bench"}
+            reference = f"BENCH{number}"
+            body = {"transaction_reference": reference, "reason": "bench"}
             begun = time.perf_counter()
             requests.post(cloud.outputs["ApiUrl"] + "/reversals", json=body, timeout=30).raise_for_status()
             answers.append(time.perf_counter() - begun)
-            while not any("reversal.reversed" in m["Body"] for m in _received(sqs, queue)):
-                time.sleep(0.005)
+            until(partial(_is_reversed, subscriber, reference), 30, pause=0.005)
             events.append(time.perf_counter() - begun)
     _figure("POST /reversals: to its answer, warm", statistics.median(answers[1:]), "seconds")
     _figure("POST /reversals: to the event on the queue, warm", statistics.median(events[1:]), "seconds", floor=0.3)
 
 
-def _received(sqs: Any, queue: str) -> list[dict[str, Any]]:
-    messages: list[dict[str, Any]] = sqs.receive_message(QueueUrl=queue, MaxNumberOfMessages=10).get("Messages", [])
-    for message in messages:
-        sqs.delete_message(QueueUrl=queue, ReceiptHandle=message["ReceiptHandle"])
-    return messages
+def _is_reversed(subscriber: Subscriber, reference: str) -> bool:
+    return any(event["type"] == "reversal.reversed" for event in subscriber.about(reference))
 
 
 if __name__ == "__main__":

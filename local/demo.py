@@ -7,7 +7,6 @@ exit status 1.
 import json
 import os
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -16,6 +15,7 @@ import requests
 
 from local.cloud import LaptopCloud
 from local.settings import LaptopCloudError
+from local.subscriber import Subscriber, until
 
 # Seconds. On AWS it is a minute between two runs of reconcile, and minutes to hours between two questions.
 _PARAMETERS = {
@@ -43,22 +43,8 @@ class Demo:
     def __init__(self, cloud: LaptopCloud) -> None:
         self._api = cloud.outputs["ApiUrl"]
         self._simulator = cloud.outputs["SimulatorUrl"]
-        self._sqs = cloud.client("sqs")
-        self._queue = self._subscribe(cloud)
-        self._events: list[dict[str, Any]] = []
+        self._subscriber = Subscriber(cloud)
         self._steps = 0
-
-    def _subscribe(self, cloud: LaptopCloud) -> str:
-        """A queue of the merchant's own, subscribed to the topic as on AWS."""
-        queue: str = self._sqs.create_queue(QueueName="merchant")["QueueUrl"]
-        arn = self._sqs.get_queue_attributes(QueueUrl=queue, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
-        cloud.client("sns").subscribe(
-            TopicArn=cloud.outputs["TopicArn"],
-            Protocol="sqs",
-            Endpoint=arn,
-            Attributes={"RawMessageDelivery": "true"},
-        )
-        return queue
 
     # ------------------------------------------------------------------------------------------- what it can do
 
@@ -86,17 +72,13 @@ class Demo:
         for entry in reversal["history"]:
             saw(f"  {entry['at']}  {entry['status']:9} told by {entry['source']}")
         wait_for(lambda: status in self.told(reference), f"an event reversal.{status}", lambda: "none came")
-        event = next(e for e in self._events if e["subject"] == reference and e["data"]["status"] == status)
+        event = next(e for e in self._subscriber.about(reference) if e["data"]["status"] == status)
         saw(f"the queue received {event['type']}, id {event['id']}")
         return reversal
 
     def told(self, reference: str) -> list[str]:
         """The statuses in the events about a reversal that the queue has received so far."""
-        answer = self._sqs.receive_message(QueueUrl=self._queue, MaxNumberOfMessages=10)
-        for message in answer.get("Messages", []):
-            self._events.append(json.loads(message["Body"]))
-            self._sqs.delete_message(QueueUrl=self._queue, ReceiptHandle=message["ReceiptHandle"])
-        return [event["data"]["status"] for event in self._events if event["subject"] == reference]
+        return [event["data"]["status"] for event in self._subscriber.about(reference)]
 
     def accepted(self, reference: str) -> int:
         """How many POSTs for the transaction Kopo Kopo accepted, by its own journal."""
@@ -228,11 +210,8 @@ def expect(holds: bool, what: str, seen: object) -> None:
 
 
 def wait_for(holds: Callable[[], bool], what: str, seen: Callable[[], str]) -> None:
-    deadline = time.monotonic() + _PATIENCE
-    while not holds():
-        if time.monotonic() > deadline:
-            raise NotSeenError(f"expected {what} within {_PATIENCE:.0f} s, and {seen()}")
-        time.sleep(0.05)
+    if not until(holds, _PATIENCE):
+        raise NotSeenError(f"expected {what} within {_PATIENCE:.0f} s, and {seen()}")
 
 
 def main() -> int:

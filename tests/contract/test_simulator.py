@@ -27,6 +27,7 @@ import requests
 
 from local import simulator as module
 from local.simulator import BEHAVIOURS, Behaviour, Reversal, Simulator, compact, result_document, sign, webhook_document
+from local.subscriber import until
 
 ROOT = Path(__file__).parents[2]
 DEADLINE = 5.0
@@ -46,12 +47,9 @@ Json = dict[str, Any]
 
 
 def eventually(check: Callable[[], Any]) -> Any:
-    """The first true answer of a check; each one makes a request of its own, so nothing sleeps here."""
-    end = time.monotonic() + DEADLINE
-    while time.monotonic() < end:
-        if found := check():
-            return found
-    pytest.fail("it did not happen in time")
+    found = until(check, DEADLINE)
+    assert found, "it did not happen in time"
+    return found
 
 
 @dataclass

@@ -1,15 +1,13 @@
 """One stack of template.yaml for all end-to-end tests, and a subscriber's queue on its topic."""
 
-import json
-import time
 from collections.abc import Callable, Iterator
-from threading import Event
 from typing import Any
 
 import pytest
 import requests
 
 from local.cloud import LaptopCloud
+from local.subscriber import Subscriber, until
 
 # Seconds. What is minutes and hours on AWS must not be here.
 PARAMETERS = {
@@ -28,16 +26,7 @@ class System:
     def __init__(self, cloud: LaptopCloud) -> None:
         self.cloud = cloud
         self.api = cloud.outputs["ApiUrl"]
-        self._sqs = cloud.client("sqs")
-        self._queue = self._sqs.create_queue(QueueName="subscriber")["QueueUrl"]
-        attributes = self._sqs.get_queue_attributes(QueueUrl=self._queue, AttributeNames=["QueueArn"])["Attributes"]
-        cloud.client("sns").subscribe(
-            TopicArn=cloud.outputs["TopicArn"],
-            Protocol="sqs",
-            Endpoint=attributes["QueueArn"],
-            Attributes={"RawMessageDelivery": "true"},
-        )
-        self._events: list[dict[str, Any]] = []
+        self.subscriber = Subscriber(cloud)
 
     def post(self, reference: str, reason: str = "Paid twice", **headers: str) -> requests.Response:
         body = {"transaction_reference": reference, "reason": reason}
@@ -57,12 +46,7 @@ class System:
 
     def events(self, reference: str) -> list[dict[str, Any]]:
         """Every event about a reversal that came so far, in order of their sequence."""
-        while messages := self._sqs.receive_message(QueueUrl=self._queue, MaxNumberOfMessages=10).get("Messages"):
-            for message in messages:
-                self._events.append(json.loads(message["Body"]))
-                self._sqs.delete_message(QueueUrl=self._queue, ReceiptHandle=message["ReceiptHandle"])
-        found = [event for event in self._events if event["subject"] == reference]
-        return sorted(found, key=lambda event: event["sequence"])
+        return sorted(self.subscriber.about(reference), key=lambda event: event["sequence"])
 
     def told(self, reference: str, last: str) -> list[str]:
         """The types of a reversal's events in their order, once the last is there."""
@@ -95,11 +79,7 @@ class System:
 
 
 def wait_for(holds: Callable[[], bool], seen: Callable[[], str]) -> None:
-    """Look again and again until it holds, or for so long that it never will."""
-    deadline, never = time.monotonic() + PATIENCE, Event()
-    while not holds():
-        assert time.monotonic() < deadline, seen()
-        never.wait(0.05)
+    assert until(holds, PATIENCE), seen()
 
 
 @pytest.fixture(scope="session")

@@ -28,6 +28,7 @@ import requests
 from local.cloud import LaptopCloud
 from local.lambdas import FunctionError
 from local.settings import ROOT, LaptopCloudError
+from local.subscriber import until
 
 PATIENCE = 15.0  # seconds, for what must happen
 A_MOMENT = 0.3  # seconds, for what must not
@@ -256,10 +257,8 @@ class Puppeteer:
 
 
 def wait_until(holds: Callable[[], Any]) -> Any:
-    deadline = time.monotonic() + PATIENCE
-    while not (result := holds()):
-        assert time.monotonic() < deadline, "it did not come to hold in time"
-        threading.Event().wait(0.02)
+    result = until(holds, PATIENCE)
+    assert result, "it did not come to hold in time"
     return result
 
 

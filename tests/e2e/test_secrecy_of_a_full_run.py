@@ -65,11 +65,12 @@ class Run(System):
         """Whatever was logged, answered, published or stored; not the secrets' own store."""
         logs = {path.name: path.read_text(encoding="utf-8", errors="replace") for path in self.cloud.logs.iterdir()}
         items = self.cloud.client("dynamodb").scan(TableName=self.cloud.outputs["TableName"])["Items"]
-        self.events("")
+        while self.subscriber.receive():
+            pass
         return {
             **logs,
             "the answers": "\n".join(self.answers),
-            "the events": json.dumps(self._events, ensure_ascii=False),
+            "the events": json.dumps(self.subscriber.events, ensure_ascii=False),
             "the table": json.dumps(items, ensure_ascii=False),
         }
 

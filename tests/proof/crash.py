@@ -28,7 +28,7 @@ from functools import cached_property
 from itertools import count
 from pathlib import Path
 from queue import SimpleQueue
-from threading import Event, Lock
+from threading import Lock
 from typing import Any, Self
 from uuid import uuid4
 
@@ -38,6 +38,7 @@ from boto3.dynamodb.types import TypeDeserializer
 from local.cloud import DEFAULT_CREDENTIALS, LaptopCloud
 from local.lambdas import FunctionError
 from local.simulator import Simulator, behaviour_of, sign
+from local.subscriber import Subscriber, until
 from tests.proof import judge
 from tests.proof.report import Report
 from tests.proof.tap import Action, Call, Letter, Postbox, Reply, Rule, Tap
@@ -70,16 +71,6 @@ clock.SystemClock.now = lambda self: datetime.now(UTC) + timedelta(seconds=float
 
 _, CLIENT_SECRET, API_KEY = DEFAULT_CREDENTIALS.values()
 SECRETS = (CLIENT_SECRET, API_KEY, "254700000000")  # the last is whom the simulator's webhooks speak of
-
-
-def until(holds: Callable[[], bool], patience: float = PATIENCE) -> bool:
-    """Look again and again, until it holds or never will."""
-    deadline, never = time.monotonic() + patience, Event()
-    while not holds():
-        if time.monotonic() > deadline:
-            return False
-        never.wait(0.03)
-    return True
 
 
 # ------------------------------------------------------------------------------------------------------ the world
@@ -138,7 +129,6 @@ class World:
         self._folder, self._defects = folder, defects or {}
         self._running = ExitStack()
         self._warmed: dict[str, tuple[list[int], str]] = {}
-        self._events: list[Document] = []
         self._numbers = count(1)
 
     def __enter__(self) -> Self:
@@ -180,12 +170,7 @@ class World:
         [self._evidence] = [it for it in self._sqs.list_queues()["QueueUrls"] if it.endswith("-EvidenceQueue")]
         # What a function that was killed had taken from the queue is seen again after a second, and not after 90.
         self._sqs.set_queue_attributes(QueueUrl=self._evidence, Attributes={"VisibilityTimeout": "1"})
-        self._inbox = self._sqs.create_queue(QueueName="subscriber")["QueueUrl"]
-        about = self._sqs.get_queue_attributes(QueueUrl=self._inbox, AttributeNames=["QueueArn"])
-        topic, raw = self.cloud.outputs["TopicArn"], {"RawMessageDelivery": "true"}
-        self.cloud.client("sns").subscribe(
-            TopicArn=topic, Protocol="sqs", Endpoint=about["Attributes"]["QueueArn"], Attributes=raw
-        )
+        self._subscriber = Subscriber(self.cloud)
 
     def _tapped(self, function: str, properties: Document) -> Document:
         """A function's properties with the tap in the place of all whom it calls, and a clock that can be moved."""
@@ -220,11 +205,7 @@ class World:
 
     def events(self, reference: str) -> list[Document]:
         """What the subscriber has heard of a reversal so far, in order of arrival."""
-        received = self._sqs.receive_message(QueueUrl=self._inbox, MaxNumberOfMessages=10)
-        for message in received.get("Messages", []):
-            self._events.append(json.loads(message["Body"]))
-            self._sqs.delete_message(QueueUrl=self._inbox, ReceiptHandle=message["ReceiptHandle"])
-        return [event for event in self._events if event["subject"] == reference]
+        return self._subscriber.about(reference)
 
     def journal(self, after: int) -> list[Document]:
         """Kopo Kopo's, behind a line."""
@@ -278,7 +259,7 @@ class World:
         for pid in processes.pids:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        until(lambda: not processes.pids)
+        until(lambda: not processes.pids, PATIENCE)
 
     def signed(self, body: bytes) -> dict[str, str]:
         """The headers with which Kopo Kopo posts this."""
@@ -338,10 +319,10 @@ class World:
         item = {name: {"S": "2026-01-01T00:00:00.000Z"} for name in ("created_at", "claimed_at", "updated_at")}
         item |= {"transaction_reference": {"S": mark}, "status": {"S": "failed"}}
         item |= {"attempt": {"N": "1"}, "version": {"N": "1"}}
-        if not until(lambda: not self._waiting()):
+        if not until(lambda: not self._waiting(), PATIENCE):
             raise RuntimeError("Evidence waits in the queue, and is not taken.")
         self._dynamodb.put_item(TableName=self.table, Item=item)
-        if not until(lambda: bool(self.events(mark))):
+        if not until(lambda: self.events(mark), PATIENCE):
             raise RuntimeError("The table's stream is not told any more.")
         self._delete(mark)
 
@@ -353,7 +334,7 @@ class World:
     def clear(self, reference: str) -> None:
         """Leave nothing of a reversal to the next run."""
         self._delete(reference)
-        self._events.clear()
+        self._subscriber.events.clear()
         self.postbox.letters.clear()
 
     def _delete(self, reference: str) -> None:
@@ -468,7 +449,7 @@ class Play:
 
         behaviour = behaviour_of(self.reference)
         expected = (behaviour.results + bool(behaviour.topic)) * sum(post["accepted"] for post in self.posts())
-        if not until(lambda: len(there()) >= expected):
+        if not until(lambda: len(there()) >= expected, PATIENCE):
             raise RuntimeError(f"Kopo Kopo has posted {len(there())} letters, and not {expected}.")
         return there()
 
@@ -506,7 +487,7 @@ class Play:
             return ids <= {event["id"] for event in self.world.events(self.reference)} | self._kept
 
         # 200 says that a result is kept: the table has it, if not now, then when it has come out of the queue.
-        if self._is_promised and not until(lambda: self.item().get("status") in judge.FINAL):
+        if self._is_promised and not until(lambda: self.item().get("status") in judge.FINAL, PATIENCE):
             self.found.append(f"a result was answered 200, and the reversal is {self.item().get('status')}")
         self._is_promised = False
         if not until(all_told, WHILE_IT_IS_TRIED if self.scenario.is_lossy else PATIENCE):
@@ -1041,6 +1022,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.list:
             print("\n".join(f"{job.replay}  # {job}" for job in jobs))
             return 0
+        report.total = report.tried + len(jobs)
         missed = _all_that_goes_wrong(worlds, report, jobs)
     finally:
         leaks = worlds.close()

@@ -30,6 +30,7 @@ from urllib3.exceptions import HTTPError
 
 from local.cloud import DEFAULT_CREDENTIALS, LaptopCloud
 from local.simulator import Reversal, behaviour_of, compact, sign, webhook_document
+from local.subscriber import Subscriber, until
 from tests.proof.judge import Books, Document, accepted_posts, attempt_of, states, token_requests, violations
 from tests.proof.report import Report
 
@@ -177,7 +178,7 @@ class Merchants:
         """Ask until there is an answer; all that came, in order."""
         if request.after_failure:
             url = f"{self._reversals}/{request.reference}"
-            until(lambda: self._client.call("GET", url)[1].get("status") == "failed", patience=5)
+            until(lambda: self._client.call("GET", url)[1].get("status") == "failed", 5, PAUSE)
         body = {"transaction_reference": request.reference, "reason": request.reason}
         headers = {"Idempotency-Key": request.key} if request.key else {}
         answers: list[Answer] = []
@@ -229,33 +230,6 @@ class KopoKopo:
                 self._client.call("POST", sent["url"], body=body, headers=headers)
 
 
-class Subscriber:
-    """A queue on the topic."""
-
-    def __init__(self, cloud: LaptopCloud) -> None:
-        self.events: list[Document] = []
-        self._sqs = cloud.client("sqs")
-        self._queue = self._sqs.create_queue(QueueName="subscriber")["QueueUrl"]
-        attributes = self._sqs.get_queue_attributes(QueueUrl=self._queue, AttributeNames=["QueueArn"])["Attributes"]
-        cloud.client("sns").subscribe(
-            TopicArn=cloud.outputs["TopicArn"],
-            Protocol="sqs",
-            Endpoint=attributes["QueueArn"],
-            Attributes={"RawMessageDelivery": "true"},
-        )
-
-    def listen(self, ended: Event) -> None:
-        """Empty the queue until it is enough."""
-        while not ended.is_set():
-            messages = self._sqs.receive_message(QueueUrl=self._queue, MaxNumberOfMessages=10).get("Messages", [])
-            if not messages:
-                ended.wait(PAUSE)
-                continue
-            self.events += [json.loads(message["Body"]) for message in messages]
-            entries = [{"Id": str(n), "ReceiptHandle": it["ReceiptHandle"]} for n, it in enumerate(messages)]
-            self._sqs.delete_message_batch(QueueUrl=self._queue, Entries=entries)
-
-
 class Killer:
     """Ends children of functions, whatever they are about.
 
@@ -290,13 +264,6 @@ def meanwhile(work: Callable[[Event], None]) -> Iterator[None]:
         thread.join()
 
 
-def until(holds: Callable[[], bool], patience: float = REST) -> None:
-    """Look again and again until it holds or patience ends: what came of it is for the judge."""
-    deadline = time.monotonic() + patience
-    while not holds() and time.monotonic() < deadline:
-        time.sleep(PAUSE)
-
-
 class Load:
     """One run, on a laptop cloud that has just been started with a simulator.
 
@@ -325,14 +292,14 @@ class Load:
         chance = random.Random(seed)
         requests = plan(chance, reversals)
         killer = Killer(self._cloud, chance, kills_a_second)
-        with meanwhile(self._subscriber.listen), ThreadPoolExecutor(self._clients) as pool:
+        with meanwhile(self._listen), ThreadPoolExecutor(self._clients) as pool:
             with meanwhile(killer.work):
                 answers = list(self._counted(pool.map(self._merchants.ask, requests)))
             self._come_to_rest()
             listed = Counter(it["transaction_reference"] for it in self._each(self._merchants.reversals()))
             shown = dict(zip(listed, self._each(pool.map(self._merchants.show, listed)), strict=True))
             expected = {f"{name}:{version}" for name, it in shown.items() for version in news(it)}
-            until(lambda: expected <= {event["id"] for event in self._subscriber.events})
+            until(lambda: expected <= {event["id"] for event in self._subscriber.events}, REST, PAUSE)
         books = Books(self._kopokopo.journal(), became, shown, self._subscriber.events)
         cut_off = {log.stem: cut_off_in(log) for log in self._cloud.logs.glob("*Function.log")}
         self.figures = {
@@ -349,6 +316,12 @@ class Load:
         yield from too_many_errors(answers, cut_off["InitiateFunction"])
         yield from too_many_tokens(books, killer.kills)
         yield from leaks(self._cloud.logs, self._secrets())
+
+    def _listen(self, ended: Event) -> None:
+        """Empty the subscriber's queue until it is enough."""
+        while not ended.is_set():
+            if not self._subscriber.receive():
+                ended.wait(PAUSE)
 
     def _counted(self, asked: Iterator[list[Answer]]) -> Iterator[Answer]:
         """All the answers, while their reversals are counted."""
@@ -370,13 +343,13 @@ class Load:
         accepted = accepted_posts(self._kopokopo.journal())
         behaviours = [behaviour_of(reference) for reference, posts in accepted.items() for _ in posts]
         deliveries = sum(behaviour.results + (behaviour.topic is not None) for behaviour in behaviours)
-        until(lambda: len(self._kopokopo.deliveries()) >= deliveries)
+        until(lambda: len(self._kopokopo.deliveries()) >= deliveries, REST, PAUSE)
         self._kopokopo.deliver_again()
-        until(lambda: not any(self._changing()))
+        until(lambda: not any(self._changing()), REST, PAUSE)
         for reversal in list(self._merchants.reversals(status="unknown")):
             reference = reversal["transaction_reference"]
             money_moved = reference in accepted and became("", reference) == "Transferred"
-            until(partial(self._merchants.resolve, reference, "reversed" if money_moved else "failed"))
+            until(partial(self._merchants.resolve, reference, "reversed" if money_moved else "failed"), REST, PAUSE)
 
     def _changing(self) -> Iterator[Document]:
         """The reversals that are not at rest: whose function may be alive, or about which Kopo Kopo can be asked."""

@@ -13,13 +13,14 @@ class Report:
     Args:
         name: Of the proof, as make calls it.
         unit: What is tried, in the plural.
-        total: How many there will be, where it is known.
+        total: How many there will be, where it is known; it may become known later.
     """
 
     def __init__(self, name: str, unit: str, total: int | None = None) -> None:
         self.tried = 0
         self.violations = 0
-        self._name, self._unit, self._total = name, unit, total
+        self.total = total
+        self._name, self._unit = name, unit
         self._begun = self._told = time.monotonic()
 
     def add(self, number: int = 1) -> None:
@@ -28,7 +29,7 @@ class Report:
         now = time.monotonic()
         if now - self._told >= _PROGRESS:
             self._told = now
-            of = f" of {self._total:,}" if self._total else ""
+            of = f" of {self.total:,}" if self.total else ""
             rate = self.tried / (now - self._begun)
             print(
                 f"{self._name}: {self.tried:,}{of} {self._unit}, {rate:,.1f} a second, {self.violations} violations",
