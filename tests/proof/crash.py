@@ -319,14 +319,15 @@ class World:
         item = {name: {"S": "2026-01-01T00:00:00.000Z"} for name in ("created_at", "claimed_at", "updated_at")}
         item |= {"transaction_reference": {"S": mark}, "status": {"S": "failed"}}
         item |= {"attempt": {"N": "1"}, "version": {"N": "1"}}
-        if not until(lambda: not self._waiting(), PATIENCE):
+        if not until(lambda: not self.waiting(), PATIENCE):
             raise RuntimeError("Evidence waits in the queue, and is not taken.")
         self._dynamodb.put_item(TableName=self.table, Item=item)
         if not until(lambda: self.events(mark), PATIENCE):
             raise RuntimeError("The table's stream is not told any more.")
         self._delete(mark)
 
-    def _waiting(self) -> int:
+    def waiting(self) -> int:
+        """How much evidence the queue holds."""
         names = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
         counts = self._sqs.get_queue_attributes(QueueUrl=self._evidence, AttributeNames=names)["Attributes"]
         return sum(map(int, counts.values()))
@@ -487,11 +488,14 @@ class Play:
             return ids <= {event["id"] for event in self.world.events(self.reference)} | self._kept
 
         # 200 says that a result is kept: the table has it, if not now, then when it has come out of the queue.
-        if self._is_promised and not until(lambda: self.item().get("status") in judge.FINAL, PATIENCE):
+        if self._is_promised and not until(self._is_kept, PATIENCE):
             self.found.append(f"a result was answered 200, and the reversal is {self.item().get('status')}")
         self._is_promised = False
         if not until(all_told, WHILE_IT_IS_TRIED if self.scenario.is_lossy else PATIENCE):
             self.found.append("B: a change was not told")
+
+    def _is_kept(self) -> bool:
+        return self.item().get("status") in judge.FINAL and not self.world.waiting()
 
     def reconcile(self) -> None:
         """The schedule comes round when the reversal is due."""

@@ -12,7 +12,7 @@ import os
 import random
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -70,6 +70,39 @@ class Answer:
     task: Task | None
 
 
+@dataclass(frozen=True)
+class Word:
+    """What Kopo Kopo signed of the end of a reversal.
+
+    Attributes:
+        fact: `transferred` or `cancelled`.
+        attempt: Of which attempt; None where it names none.
+    """
+
+    reference: str
+    fact: str
+    attempt: int | None
+
+    @classmethod
+    def of(cls, reference: str, document: Document) -> "Word | None":
+        """What a result or a webhook says; None if it is not decided."""
+        if "topic" in document:
+            return cls(reference, "transferred", None)
+        attributes = document["data"]["attributes"]
+        attempt = int(attributes["_links"]["callback_url"].rpartition("/")[2])
+        bulk = attributes["reversal_bulk_payment"]
+        return cls(reference, bulk["status"].lower(), attempt) if bulk else None
+
+    def is_in(self, history: Sequence[Document]) -> bool:
+        """Whether a history, as the table has it, says so, or an operator had said so before."""
+        resolved = {"transferred": "resolved_reversed", "cancelled": "resolved_failed"}[self.fact]
+        return any(
+            entry.get("evidence", {}).get("S") in (self.fact, resolved)
+            and self.attempt in (None, int(entry["attempt"]["N"]))
+            for entry in history
+        )
+
+
 class Schedule:
     """One schedule, from its first request until everything has come to rest."""
 
@@ -81,6 +114,7 @@ class Schedule:
         self._disturbed: set[str] = set()  # transactions about which Kopo Kopo signed two contrary things
         self._revocations = 0
         self.answers: list[Answer] = []
+        self._taken: list[Word] = []  # of which Kopo Kopo was told that it is kept
         self._stop = SimpleNamespace(is_set=lambda: False, wait=self._pause)
         self._draw()
 
@@ -216,7 +250,8 @@ class Schedule:
         def later(what: str, document: Document, path: str, after: float, *, stubborn: bool = False) -> None:
             url = path or reversal.callback_url.removeprefix("https://merchant.example")
             body = self._encoded(document)
-            world.spawn(what, lambda: self._deliver(reference, url, body, stubborn=stubborn), after=after)
+            word = Word.of(reference, document)
+            world.spawn(what, lambda: self._deliver(reference, url, body, word, stubborn=stubborn), after=after)
 
         def some_time() -> float:
             return wait + chance.choice((0.0, chance.random() * 0.1, chance.random() * 40, chance.random() * 3000))
@@ -235,12 +270,14 @@ class Schedule:
             contrary = BEHAVIOURS["CANCEL" if behaviour.bulk == "Transferred" else ""]
             later("contrary result", result_document(replace(reversal, plays=contrary)), "", some_time())
 
-    def _deliver(self, reference: str, path: str, body: bytes, *, stubborn: bool) -> None:
+    def _deliver(self, reference: str, path: str, body: bytes, word: Word | None, *, stubborn: bool) -> None:
         """Deliver what is truly signed; it has to be taken, or honestly not."""
         while True:
             status = self._notify(path, body, sign(body, API_KEY))
             if status not in (200, 503, 0):
                 self.world.wrongs.append(f"G: {reference}: a signed notification was answered {status}")
+            if status == 200 and word:
+                self._taken.append(word)
             if status == 200 or not (stubborn or self._random.random() < 0.5):
                 return
             self.world.sleep(self._random.choice((1.0, 60.0)))
@@ -423,6 +460,7 @@ class Schedule:
                 if any("due_shard" in item for item in world.table.items.values()):
                     world.spawn("schedule", partial(self._invoke, "ReconcileFunction", {}), after=QUIET)
                     world.run()
+            lost = [*self._taken_and_not_kept()]
             world.spawn("operator", self._resolve_all, after=QUIET)
             world.run()
             if world.bucket.objects:
@@ -431,7 +469,7 @@ class Schedule:
             reversals: dict[str, Document] = {}
             world.spawn("reader", lambda: reversals.update(self._all()))
             world.run()
-            return [*self._judge(reversals)]
+            return [*lost, *self._judge(reversals)]
         finally:
             world.abandon()
             for function in world.functions.values():
@@ -484,6 +522,13 @@ class Schedule:
                 yield f"answer: {answer.reference}: 503, and it was sent"
             if answer.status not in (0, 200, 201, 202, 409, 422, 503):
                 yield f"answer: {answer.reference}: {answer.status}"
+
+    def _taken_and_not_kept(self) -> Iterator[str]:
+        """What was answered 200 has to be in the history by itself: an operator who looks it up would hide the loss."""
+        for word in self._taken:
+            item = self.world.table.items.get(word.reference)
+            if item is None or not word.is_in([entry["M"] for entry in item["history"]["L"]]):
+                yield f"G: {word.reference}: 200 was said to {word.fact} of attempt {word.attempt}, and it is not kept"
 
     def _histories_that_were_rewritten(self) -> Iterator[str]:
         """What was written stays: each version adds one entry to the history of the one before."""

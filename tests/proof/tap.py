@@ -249,11 +249,11 @@ HOP = frozenset({"connection", "content-length", "keep-alive", "transfer-encodin
 
 
 def read_request(file: BinaryIO, connection: socket.socket) -> Request | None:
-    """The next request of a connection, whole; None at its end."""
+    """The next request of a connection; None at its end, and where it ends in the middle of one."""
     lines = []
     while (line := file.readline()).strip():
         lines.append(line)
-    if not lines:
+    if not lines or not line:
         return None
     method, path, _ = lines[0].decode("latin-1").split(" ", 2)
     headers: dict[str, str] = {}
@@ -264,7 +264,10 @@ def read_request(file: BinaryIO, connection: socket.socket) -> Request | None:
         raise ValueError("the tap reads bodies of a known length alone")
     if headers.get("expect", "").lower() == "100-continue":
         connection.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
-    body = file.read(int(headers.get("content-length", 0)))
+    length = int(headers.get("content-length", 0))
+    body = file.read(length)
+    if len(body) < length:  # whoever sent it was killed
+        return None
     return Request(method, path, headers, body, b"".join([*lines, b"\r\n", body]))
 
 

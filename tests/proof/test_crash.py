@@ -135,6 +135,16 @@ def test_a_caller_who_gives_up_leaves_nobody_waiting(tapped: Callable[..., Tappe
     assert it.peer.arrived.get(timeout=10) == b"gone"
 
 
+@pytest.mark.parametrize("part", [b"POST /x HTTP/1.1\r\nContent-", b"POST /x HTTP/1.1\r\nContent-Length: 5\r\n\r\n{}"])
+def test_a_request_that_broke_off_is_none(tapped: Callable[..., Tapped], part: bytes) -> None:
+    it = tapped(answers(ANSWER))
+    with it.connected() as line:
+        line.sendall(part)
+        line.shutdown(socket.SHUT_WR)
+        assert line.recv(65536) == b""
+    assert (it.tap.calls, it.peer.requests) == ([], [])
+
+
 def test_a_reply_can_be_made_up_and_the_first_rule_that_speaks_wins(tapped: Callable[..., Tapped]) -> None:
     it = tapped(answers(ANSWER))
     assert it.call(None, Reply.of(204, "", "text/plain"), Action.KILL_BEFORE).startswith(b"HTTP/1.1 204 ")
