@@ -190,14 +190,27 @@ class Secrets:
 
 
 class Topic:
-    """SNS: what was published, in order."""
+    """SNS: what was published, in order.
 
-    def __init__(self) -> None:
+    Args:
+        refuses: Why it does not take an event, by its id; None if it does.
+    """
+
+    def __init__(self, refuses: Callable[[str], str | None]) -> None:
         self.messages: list[Item] = []
+        self._refuses = refuses
 
     def publish_batch(self, *, PublishBatchRequestEntries: list[Item], **_: Any) -> Item:
-        self.messages += [json.loads(entry["Message"]) for entry in PublishBatchRequestEntries]
-        return {"Successful": [{"Id": entry["Id"]} for entry in PublishBatchRequestEntries], "Failed": []}
+        answer: Item = {"Successful": [], "Failed": []}
+        for entry in PublishBatchRequestEntries:
+            event = json.loads(entry["Message"])
+            if code := self._refuses(event["id"]):
+                failure = {"Id": entry["Id"], "Code": code, "SenderFault": code.startswith("Invalid")}
+                answer["Failed"].append(failure)
+            else:
+                self.messages.append(event)
+                answer["Successful"].append({"Id": entry["Id"]})
+        return answer
 
 
 @dataclass

@@ -21,11 +21,13 @@ from aws_lambda_powertools.utilities.idempotency.exceptions import (
 from aws_lambda_powertools.utilities.idempotency.persistence import base, datarecord, dynamodb
 from botocore.exceptions import BotoCoreError, ClientError
 from reversals import payloads, rules, signature
+from reversals.archive import Archive
 from reversals.errors import NotSentError, ReversalNotFoundError, StorageError
 from reversals.initiate import Initiation
 from reversals.kopokopo import KopoKopo
 from reversals.lease import Hold
-from reversals.model import Reversal, ReversalRequest, Source
+from reversals.model import Reversal, ReversalRequest, Source, Status
+from reversals.notifications import Notifications
 from reversals.publish import Publication
 from reversals.reconcile import Reconciliation
 from reversals.rules import Evidence, Fact
@@ -207,6 +209,46 @@ def _timeout_is_not_sent() -> AbstractContextManager[Any]:
     return _instead(KopoKopo, "reverse", make)
 
 
+def _claim_over_a_claim() -> AbstractContextManager[Any]:
+    """The next attempt is claimed whatever became of the reversal since it was read."""
+
+    def make(original: Any) -> Any:
+        def update(self: Any, current: Reversal, change: rules.Change) -> Any:
+            if change.values.get("status") is not Status.INITIATING:
+                return original(self, current, change)
+            return self._write(current.transaction_reference, change, "attribute_exists(#version)", ["version"], {})
+
+        return update
+
+    return _instead(Store, "_update", make)
+
+
+def _queue_forgets() -> AbstractContextManager[Any]:
+    """Evidence leaves the queue, whether the table took it or not."""
+
+    def make(original: Any) -> Any:
+        def take_from_queue(self: Any, records: Sequence[Mapping[str, Any]]) -> list[str]:
+            original(self, records)
+            return []
+
+        return take_from_queue
+
+    return _instead(Notifications, "take_from_queue", make)
+
+
+def _archive_forgets() -> AbstractContextManager[Any]:
+    """What can never be published counts as kept, whether the bucket took it or not."""
+
+    def make(original: Any) -> Any:
+        def keep(self: Any, record: Mapping[str, Any]) -> None:
+            with suppress(StorageError):
+                original(self, record)
+
+        return keep
+
+    return _instead(Archive, "keep", make)
+
+
 @dataclass(frozen=True)
 class Fault:
     """A fault, what it breaks as the judge calls it, and a seed that shows it."""
@@ -221,16 +263,19 @@ class Fault:
 
 
 FAULTS: Mapping[str, Fault] = {
-    "unconditional-write": Fault(_unconditional_write, "C", 6),
+    "unconditional-write": Fault(_unconditional_write, "C", 32),
     "post-again": Fault(_post_again, "A", 0),
-    "idempotency-decorator": Fault(_idempotency_decorator, "A", 3),
-    "publish-swallows": Fault(_publish_swallows, "B", 12),
-    "not-found-is-failed": Fault(_not_found_is_failed, "D", 1),
+    "idempotency-decorator": Fault(_idempotency_decorator, "A", 6),
+    "publish-swallows": Fault(_publish_swallows, "B", 17),
+    "not-found-is-failed": Fault(_not_found_is_failed, "D", 0),
     "signature-on-rewritten-json": Fault(_signature_on_rewritten_json, "G", 0),
     "timeout-is-not-sent": Fault(_timeout_is_not_sent, "A", 0),
-    "processed-is-reversed": Fault(_processed_is_reversed, "truth", 22),
-    "result-at-any-door": Fault(_result_at_any_door, "G", 5),
-    "no-lease": Fault(_no_lease, "F", 2),
+    "processed-is-reversed": Fault(_processed_is_reversed, "truth", 13),
+    "result-at-any-door": Fault(_result_at_any_door, "G", 7),
+    "no-lease": Fault(_no_lease, "F", 45),
+    "claim-over-a-claim": Fault(_claim_over_a_claim, "A", 403),
+    "queue-forgets": Fault(_queue_forgets, "G", 101),
+    "archive-forgets": Fault(_archive_forgets, "B", 653),
 }
 
 

@@ -141,7 +141,7 @@ def _not_told(reversal: Document | None, events: Sequence[Document], kept: froze
 
 
 def _changed_by_itself(reversal: Document | None) -> Iterator[str]:
-    """C: a final status that was followed by another one without an operator or a new attempt."""
+    """C: a final status that was followed by another one without an operator or a new attempt, or belied in silence."""
     if reversal is None:
         return
     before: tuple[str, int, bool] | None = None
@@ -150,6 +150,8 @@ def _changed_by_itself(reversal: Document | None) -> Iterator[str]:
             is_new_attempt = before[0] == "failed" and after[0] == "initiating" and after[1] == before[1] + 1
             if not is_new_attempt or before[2]:
                 yield f"version {version} made {after} of {before}"
+        if before and entry["attempt"] < before[1] and entry.get("evidence") == "transferred" and not after[2]:
+            yield f"version {version} tells that attempt {entry['attempt']} moved money, and raises no conflict"
         before = after
     if before and _state(reversal) != before:
         yield f"its history says {before}, and it is {_state(reversal)}"

@@ -35,7 +35,7 @@ from local.simulator import (
     webhook_document,
 )
 from tests.proof import faults
-from tests.proof.judge import Books, token_requests, violations
+from tests.proof.judge import Books, accepted_posts, attempt_of, token_requests, violations
 from tests.proof.report import Report
 from tests.proof.world import (
     AWS_TROUBLES,
@@ -166,13 +166,15 @@ class Schedule:
     def _weather(self) -> Weather:
         chance = self._random
         if chance.random() < 0.2:
-            return Weather(stall=chance.choice((0.0, 0.02)))
+            return Weather(stall=chance.choice((0.0, 0.02)), lag=chance.choice((0.0, 0.5)))
         kinds = sorted({*AWS_TROUBLES, *KOPOKOPO_TROUBLES})
         weather = Weather(
             trouble=chance.choice((0.02, 0.06, 0.15, 0.3)),
             kinds=frozenset(kinds if chance.random() < 0.6 else chance.sample(kinds, 3)),
             stall=chance.choice((0.0, 0.0, 0.01, 0.05)),
             lag=chance.choice((0.0, 0.3)),
+            refusal=chance.choice((0.0, 0.1)),
+            refusal_for_good=chance.choice((0.0, 0.0, 0.05)),
             skew=chance.choice((0.0, 0.0, 0.0, 600.0)),
         )
         if chance.random() < 0.2:
@@ -223,9 +225,15 @@ class Schedule:
                     if 0 < answer[0] < 500:
                         break
                     self.world.sleep(chance.choice((0.0, 1.0, 10.0, 40.0)))
-                self.world.sleep(chance.choice((0.0, 1.0, 100.0, 1000.0)))
+                # Whoever waits for it to fail tries again at the same moment as the others.
+                waits = partial(self._has_failed, reference) if chance.random() < 0.5 else None
+                self.world.wait_until(waits, self.world.now + chance.choice((0.0, 1.0, 100.0, 1000.0)))
 
         return run
+
+    def _has_failed(self, reference: str) -> bool:
+        item = self.world.table.items.get(reference)
+        return item is not None and item["status"]["S"] == "failed"
 
     def _reconciler(self) -> None:
         for _ in range(self._random.choice((1, 3, 6))):
@@ -493,6 +501,7 @@ class Schedule:
             # Where Kopo Kopo itself signed two contrary things, what is true is not ours to know.
             if not (reference in self._disturbed and letter in ("A", "D", "truth")):
                 yield violation
+        yield from self._details_that_are_untrue(reversals)
         yield from self._answers_that_are_untrue()
         yield from self._histories_that_were_rewritten()
         lifetimes = (world.now - EPOCH) // (self.lifetime * 0.9 - 1)
@@ -510,11 +519,26 @@ class Schedule:
             kept |= {f"{image['transaction_reference']['S']}:{image['version']['N']}" for image in images}
         return frozenset(kept)
 
+    def _details_that_are_untrue(self, reversals: Mapping[str, Document]) -> Iterator[str]:
+        """What Kopo Kopo told of a transfer is shown as it told it."""
+        reversal = self.world.kopokopo.reversal
+        for reference, posts in accepted_posts(self._journal()).items():
+            if (shown := reversals.get(reference)) is None or reference in self._disturbed:
+                continue
+            latest = reversal(posts[-1]["id"])
+            for entry in shown["history"]:
+                is_latest = entry["attempt"] == shown["attempt"] == attempt_of(posts[-1]) and not entry.get("conflict")
+                if is_latest and entry.get("evidence") == "transferred" and entry["source"] in ("callback", "poll"):
+                    told = (latest.id, "400.0", latest.reversal_reference)
+                    if told != (it := (shown["kopokopo_id"], shown["amount"], shown["reversal_reference"])):
+                        yield f"truth: {reference}: Kopo Kopo told {told}, and it is {it}"
+
     def _answers_that_are_untrue(self) -> Iterator[str]:
         for answer in self.answers:
             sent = self.world.posts.get(answer.task, []) if answer.task else []
             accepted = any(line["accepted"] for line in sent)
-            if answer.status == 201 and not accepted:
+            # A webhook names no attempt: one that is contrary may decide what Kopo Kopo has not even accepted.
+            if answer.status == 201 and not accepted and answer.reference not in self._disturbed:
                 yield f"answer: {answer.reference}: 201, and Kopo Kopo accepted nothing"
             if answer.status == 422 and accepted:
                 yield f"answer: {answer.reference}: 422, and Kopo Kopo accepted it"

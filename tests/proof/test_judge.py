@@ -171,6 +171,12 @@ UNSOUND = {
         event(3, "reversed"),
         event(5, "reversed", 2),
     ),
+    "C: TQ1: version 4 tells that attempt 1 moved money, and raises no conflict": books(
+        [post(), post("k2", 2, sequence=2)],
+        {"k1": "Cancelled", "k2": None},
+        reversal("initiating", CANCELLED, AGAIN, REVERSED, attempt=2, version=4),
+        event(2, "failed"),
+    ),
     "C: TQ1: its history says ('reversed', 1, False), and it is ('failed', 1, False)": books(
         [post()], {"k1": "Cancelled"}, reversal("failed", REVERSED), event(2, "reversed"), event(3, "failed")
     ),

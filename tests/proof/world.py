@@ -52,8 +52,9 @@ THROTTLED = {
     "sqs": "RequestThrottled",
     "s3": "SlowDown",
 }
+TOO_MANY = Answer(429, {"retry-after": "1"}, b"")
 ODD_ANSWERS = [
-    Answer(429, {"retry-after": "1"}, b""),
+    TOO_MANY,
     Answer(500, {}, b"<html>"),
     Answer(503, {}, None),
     Answer(408, {}, b""),
@@ -91,6 +92,8 @@ class Weather:
         kinds: The troubles that there are.
         stall: That a step takes long.
         lag: That a reader of a secret, or of an index, sees what was there before.
+        refusal: That the topic does not take an event of a batch that it takes.
+        refusal_for_good: That it never takes an event, because of what is in it.
         skew: Seconds that a container's clock may be wrong by, either way.
         outages: Of a service: from when to when nothing gets through.
     """
@@ -99,6 +102,8 @@ class Weather:
     kinds: frozenset[str] = frozenset()
     stall: float = 0.0
     lag: float = 0.0
+    refusal: float = 0.0
+    refusal_for_good: float = 0.0
     skew: float = 0.0
     outages: dict[str, tuple[float, float]] = field(default_factory=dict)
 
@@ -141,7 +146,8 @@ class World:
         self.table = Table("transaction_reference", system().indexes, lambda: self.now, self._lags)
         self.stream = Stream(self.table)
         self.secrets = Secrets(lambda: self.now, self._lags)
-        self.topic, self.queue, self.bucket = Topic(), Queue(lambda: self.now), Bucket()
+        self.topic, self.queue, self.bucket = Topic(self._refusal), Queue(lambda: self.now), Bucket()
+        self._hopeless: dict[str, bool] = {}  # whether the topic will never take an event, by its id
         self.clients: Mapping[str, Any] = {
             "dynamodb": self.table,
             "secretsmanager": self.secrets,
@@ -229,6 +235,13 @@ class World:
     def _lags(self) -> bool:
         return self.random.random() < self.weather.lag
 
+    def _refusal(self, event_id: str) -> str | None:
+        if event_id not in self._hopeless:
+            self._hopeless[event_id] = self.random.random() < self.weather.refusal_for_good
+        if self._hopeless[event_id]:
+            return "InvalidParameter"
+        return "InternalError" if self.random.random() < self.weather.refusal else None
+
     def say(self, who: str, what: str) -> None:
         if self.trace is not None:
             self.trace.append(f"{self.now - EPOCH:10.3f}  {who:24} {what}")
@@ -310,7 +323,10 @@ class World:
                 self.sleep(self.random.choice((0.1, 10.0)))
                 raise OutcomeUnknownError("Kopo Kopo did not answer in time.")
             case "odd answer":
-                return self.random.choice(ODD_ANSWERS)
+                answer = self.random.choice(ODD_ANSWERS)
+                if answer is not TOO_MANY and self.random.random() < 0.5:
+                    arrive()  # and yet
+                return answer
         reply = arrive()
         self.step(about_token=about_token)
         if reply.status is None:
