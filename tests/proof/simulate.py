@@ -63,9 +63,10 @@ DASHBOARD = "ELSEWHERE0001"  # is reversed in Kopo Kopo's own dashboard
 
 @dataclass
 class Answer:
-    """What a merchant was answered, and by which invocation."""
+    """What a merchant was answered to a request with this Idempotency-Key, and by which invocation."""
 
     reference: str
+    key: str | None
     status: int
     task: Task | None
 
@@ -113,6 +114,7 @@ class Schedule:
         self._random = self.world.random
         self._disturbed: set[str] = set()  # transactions about which Kopo Kopo signed two contrary things
         self._revocations = 0
+        self._api_key = API_KEY
         self.answers: list[Answer] = []
         self._taken: list[Word] = []  # of which Kopo Kopo was told that it is kept
         self._stop = SimpleNamespace(is_set=lambda: False, wait=self._pause)
@@ -162,6 +164,8 @@ class Schedule:
             world.spawn("dashboard", self._dashboard, after=self._soon())
         if chance.random() < 0.1:
             world.spawn("revoker", self._revoker, after=chance.random() * 60)
+        if chance.random() < 0.1:
+            world.spawn("rotator", self._rotator, after=chance.random() * 60)
 
     def _weather(self) -> Weather:
         chance = self._random
@@ -219,9 +223,10 @@ class Schedule:
             attempts = chance.choice((1, 1, 2, 3))
             for number in range(attempts):
                 for _ in range(4):
-                    headers = {"idempotency-key": f"{key}.{number}"} if key else {}
+                    own = f"{key}.{number}" if key else None
+                    headers = {"idempotency-key": own} if own else {}
                     answer = self._request("InitiateFunction", "POST /reversals", body, headers)
-                    self.answers.append(Answer(reference, *answer))
+                    self.answers.append(Answer(reference, own, *answer))
                     if 0 < answer[0] < 500:
                         break
                     self.world.sleep(chance.choice((0.0, 1.0, 10.0, 40.0)))
@@ -246,6 +251,13 @@ class Schedule:
             secret = json.loads(self.world.secrets.get_secret_value(SecretId="TokenSecret")["SecretString"])
             self._revocations += 1
             self.world.kopokopo.revoke(secret["access_token"])
+
+    def _rotator(self) -> None:
+        """The API key is rotated: first with us, and a while later with Kopo Kopo."""
+        secret = json.dumps({"api_key": "rotated-api-key"})
+        self.world.secrets.put_secret_value(SecretId="SignatureSecret", SecretString=secret)
+        self.world.sleep(self._random.choice((30.0, 300.0)))
+        self._api_key = "rotated-api-key"
 
     # ------------------------------------------------------------------------------------------- Kopo Kopo tells
 
@@ -281,7 +293,7 @@ class Schedule:
     def _deliver(self, reference: str, path: str, body: bytes, word: Word | None, *, stubborn: bool) -> None:
         """Deliver what is truly signed; it has to be taken, or honestly not."""
         while True:
-            status = self._notify(path, body, sign(body, API_KEY))
+            status = self._notify(path, body, self._signed(body))
             if status not in (200, 503, 0):
                 self.world.wrongs.append(f"G: {reference}: a signed notification was answered {status}")
             if status == 200 and word:
@@ -301,6 +313,9 @@ class Schedule:
         headers = {"x-kopokopo-signature": signature}
         return self._request("CallbackFunction", route, body, headers, parameters)[0]
 
+    def _signed(self, body: bytes) -> str:
+        return sign(body, self._api_key)
+
     def _encoded(self, document: Document) -> bytes:
         """JSON in one of the many ways of writing it."""
         match self._random.choice(("compact", "compact", "pretty", "escaped", "slashes")):
@@ -319,7 +334,7 @@ class Schedule:
             reversal = Reversal("TQ0", f"https://merchant.example/kopokopo/results/TQ0/{chance.choice((1, 2))}")
             body = self._encoded(result_document(reversal))
             path = reversal.callback_url.removeprefix("https://merchant.example")
-            forged = chance.choice(("", "0" * 64, sign(body, "another-key"), sign(body, API_KEY).upper(), "sha256="))
+            forged = chance.choice(("", "0" * 64, sign(body, "another-key"), self._signed(body).upper(), "sha256="))
             status = self._notify(path, body, forged)
             if status not in (401, 503, 0):
                 world.wrongs.append(f"G: a forged result was answered {status}")
@@ -327,7 +342,7 @@ class Schedule:
             # The truth about one reversal, at the door of another.
             other = Reversal("TQ9", "https://merchant.example/kopokopo/results/TQ9/1")
             body = self._encoded(result_document(other))
-            status = self._notify(path, body, sign(body, API_KEY))
+            status = self._notify(path, body, self._signed(body))
             if status not in (400, 503, 0):
                 world.wrongs.append(f"G: another reversal's result was answered {status}")
 
@@ -337,7 +352,7 @@ class Schedule:
         topic = self._random.choice((BUYGOODS_REVERSED, B2B_REVERSED))
         body = self._encoded(webhook_document(reversal, topic))
         self._plays[DASHBOARD] = [BEHAVIOURS[""]]
-        while self._notify("/kopokopo/webhooks", body, sign(body, API_KEY)) != 200:
+        while self._notify("/kopokopo/webhooks", body, self._signed(body)) != 200:
             self.world.sleep(60)
         while DASHBOARD not in self.world.table.items:  # it may have gone by the queue
             self.world.sleep(60)
@@ -503,6 +518,7 @@ class Schedule:
                 yield violation
         yield from self._details_that_are_untrue(reversals)
         yield from self._answers_that_are_untrue()
+        yield from self._keys_that_were_used_again()
         yield from self._histories_that_were_rewritten()
         lifetimes = (world.now - EPOCH) // (self.lifetime * 0.9 - 1)
         expired = sum(line["status"] == 401 and line["path"].startswith("/api") for line in journal)
@@ -540,12 +556,24 @@ class Schedule:
             # A webhook names no attempt: one that is contrary may decide what Kopo Kopo has not even accepted.
             if answer.status == 201 and not accepted and answer.reference not in self._disturbed:
                 yield f"answer: {answer.reference}: 201, and Kopo Kopo accepted nothing"
+            if answer.status == 200 and any(line["status"] != 401 for line in sent):
+                yield f"answer: {answer.reference}: 200, and it was sent"
             if answer.status == 422 and accepted:
                 yield f"answer: {answer.reference}: 422, and Kopo Kopo accepted it"
             if answer.status == 503 and any(line["status"] != 401 for line in sent):
                 yield f"answer: {answer.reference}: 503, and it was sent"
             if answer.status not in (0, 200, 201, 202, 409, 422, 503):
                 yield f"answer: {answer.reference}: {answer.status}"
+
+    def _keys_that_were_used_again(self) -> Iterator[str]:
+        """The key of the latest attempt starts no other."""
+        used: dict[tuple[str, int], str | None] = {}
+        for answer in self.answers:
+            for line in self.world.posts.get(answer.task, []) if answer.task else []:
+                used[answer.reference, attempt_of(line)] = answer.key
+        for (reference, attempt), key in used.items():
+            if key and used.get((reference, attempt + 1)) == key:
+                yield f"key: {reference}: {key} started attempt {attempt}, and the next one, too"
 
     def _taken_and_not_kept(self) -> Iterator[str]:
         """What was answered 200 has to be in the history by itself: an operator who looks it up would hide the loss."""

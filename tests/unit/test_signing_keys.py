@@ -112,6 +112,33 @@ def test_a_trouble_with_the_previous_key_does_not_touch_the_current_one(keys: Si
     keys.verify(BODY, kopokopo.sign(BODY))
 
 
+def test_what_may_be_of_a_previous_key_that_was_not_given_is_not_refused_for_good(
+    keys: SigningKeys, cloud: Cloud, client: Meddled, clock: FakeClock
+) -> None:
+    cloud.put_secret("SignatureSecret", {"api_key": "new-key"})
+    client.meddle("get_secret_value", lambda do: do(), unreachable)
+    for _ in range(2):
+        with pytest.raises(StorageError):
+            keys.verify(BODY, kopokopo.sign(BODY))
+    clock.advance(10)
+    keys.verify(BODY, kopokopo.sign(BODY))
+    forge(keys)
+
+
+def test_what_may_be_of_a_new_key_that_was_not_given_is_not_refused_for_good(
+    keys: SigningKeys, cloud: Cloud, client: Meddled, clock: FakeClock
+) -> None:
+    keys.verify(BODY, kopokopo.sign(BODY))
+    cloud.put_secret("SignatureSecret", {"api_key": "new-key"})
+    clock.advance(10)
+    client.meddle("get_secret_value", unreachable)
+    for _ in range(2):
+        with pytest.raises(StorageError):
+            keys.verify(BODY, kopokopo.sign(BODY, "new-key"))
+    clock.advance(10)
+    keys.verify(BODY, kopokopo.sign(BODY, "new-key"))
+
+
 def test_a_deployment_without_a_key_says_so(keys: SigningKeys, cloud: Cloud) -> None:
     cloud.put_secret("SignatureSecret", {})
     with pytest.raises(ConfigurationError):

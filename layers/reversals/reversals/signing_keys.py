@@ -1,5 +1,6 @@
 """The API key that Kopo Kopo signs with, and the one before it while it is being rotated."""
 
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
 from . import signature
@@ -27,6 +28,7 @@ class SigningKeys:
         self._signature_secret = signature_secret
         self._clock = clock
         self._keys: list[str] = []
+        self._are_all = False
         self._read_at = datetime.min.replace(tzinfo=UTC)
 
     def verify(self, body: bytes, given: str | None) -> None:
@@ -35,32 +37,38 @@ class SigningKeys:
         Raises:
             SignatureError: it did not.
             ConfigurationError: there is no key to check with.
-            StorageError: Secrets Manager did not give the key.
+            StorageError: it does not match the keys that Secrets Manager gave, and those may not be all.
         """
         try:
             signature.verify(body, given, self._keys)
         except SignatureError:
-            if not signature.is_well_formed(given) or not self._looked_again():
+            if not signature.is_well_formed(given):
                 raise
-            signature.verify(body, given, self._keys)
+            self._look_again()
+            self._verify_again(body, given)
 
-    def _looked_again(self) -> bool:
+    def _verify_again(self, body: bytes, given: str | None) -> None:
+        try:
+            signature.verify(body, given, self._keys)
+        except SignatureError:
+            if self._are_all:
+                raise
+            raise StorageError("Secrets Manager did not give every key that the signature may be of.") from None
+
+    def _look_again(self) -> None:
         now = self._clock.now()
         if self._keys and now - self._read_at < _LOOK_AGAIN:
-            return False
-        self._read_at = now
-        self._keys = self._read()
-        return True
+            return
+        self._read_at, self._are_all = now, False
+        self._keys = self._secrets.read_fields(self._signature_secret, _FIELD)
+        with suppress(StorageError):  # it may not be needed
+            self._keys += self._previous()
+            self._are_all = True
 
-    def _read(self) -> list[str]:
-        [current] = self._secrets.read_fields(self._signature_secret, _FIELD)
-        previous = self._previous()
-        return [current, previous] if previous else [current]
-
-    def _previous(self) -> str | None:
+    def _previous(self) -> list[str]:
         try:
             document = self._secrets.read(self._signature_secret, "AWSPREVIOUS") or {}
-        except (ConfigurationError, StorageError):
-            return None
+        except ConfigurationError:
+            return []
         value = document.get(_FIELD)
-        return value if isinstance(value, str) and value else None
+        return [value] if isinstance(value, str) and value else []
