@@ -263,17 +263,17 @@ class Fault:
 
 
 FAULTS: Mapping[str, Fault] = {
-    "unconditional-write": Fault(_unconditional_write, "C", 32),
+    "unconditional-write": Fault(_unconditional_write, "C", 9),
     "post-again": Fault(_post_again, "A", 0),
-    "idempotency-decorator": Fault(_idempotency_decorator, "A", 6),
+    "idempotency-decorator": Fault(_idempotency_decorator, "A", 3),
     "publish-swallows": Fault(_publish_swallows, "B", 17),
     "not-found-is-failed": Fault(_not_found_is_failed, "D", 0),
     "signature-on-rewritten-json": Fault(_signature_on_rewritten_json, "G", 0),
     "timeout-is-not-sent": Fault(_timeout_is_not_sent, "A", 0),
     "processed-is-reversed": Fault(_processed_is_reversed, "truth", 13),
-    "result-at-any-door": Fault(_result_at_any_door, "G", 7),
-    "no-lease": Fault(_no_lease, "F", 45),
-    "claim-over-a-claim": Fault(_claim_over_a_claim, "A", 403),
+    "result-at-any-door": Fault(_result_at_any_door, "G", 6),
+    "no-lease": Fault(_no_lease, "F", 8),
+    "claim-over-a-claim": Fault(_claim_over_a_claim, "A", 63),
     "queue-forgets": Fault(_queue_forgets, "G", 101),
     "archive-forgets": Fault(_archive_forgets, "B", 653),
 }
