@@ -20,7 +20,8 @@ import requests
 
 from local.cloud import LaptopCloud
 from local.settings import REGION, ROOT
-from local.subscriber import Subscriber, until
+from local.subscriber import Subscriber
+from local.waiting import until
 
 _COLD_STARTS = 15
 _REVERSALS = 20

@@ -15,7 +15,8 @@ import requests
 
 from local.cloud import LaptopCloud
 from local.settings import LaptopCloudError
-from local.subscriber import Subscriber, until
+from local.subscriber import Subscriber
+from local.waiting import until
 
 # Seconds. On AWS it is a minute between two runs of reconcile, and minutes to hours between two questions.
 _PARAMETERS = {

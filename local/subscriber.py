@@ -1,15 +1,11 @@
-"""A queue of one's own on the stack's topic, as a merchant has on AWS; and waiting for what comes by itself."""
+"""A queue of one's own on the stack's topic, as a merchant has on AWS."""
 
 import json
-import time
-from collections.abc import Callable
-from threading import Event
-from typing import Any, TypeVar
+from typing import Any
 
 from local.cloud import LaptopCloud
 
 Document = dict[str, Any]
-T = TypeVar("T")
 
 
 class Subscriber:
@@ -45,20 +41,3 @@ class Subscriber:
         while self.receive():
             pass
         return [event for event in self.events if event["subject"] == reference]
-
-
-def until(look: Callable[[], T], patience: float, pause: float = 0.03) -> T:
-    """Look again and again, until there is something to be seen or never will be.
-
-    Args:
-        look: Shows something that is true, once it is there.
-        patience: Seconds.
-        pause: Seconds between two looks.
-
-    Returns:
-        What the last look showed.
-    """
-    deadline, never = time.monotonic() + patience, Event()
-    while not (seen := look()) and time.monotonic() < deadline:
-        never.wait(pause)
-    return seen

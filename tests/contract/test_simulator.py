@@ -27,7 +27,7 @@ import requests
 
 from local import simulator as module
 from local.simulator import BEHAVIOURS, Behaviour, Reversal, Simulator, compact, result_document, sign, webhook_document
-from local.subscriber import until
+from local.waiting import until
 
 ROOT = Path(__file__).parents[2]
 DEADLINE = 5.0

@@ -7,7 +7,8 @@ import pytest
 import requests
 
 from local.cloud import LaptopCloud
-from local.subscriber import Subscriber, until
+from local.subscriber import Subscriber
+from local.waiting import until
 
 # Seconds. What is minutes and hours on AWS must not be here.
 PARAMETERS = {

@@ -28,7 +28,7 @@ import requests
 from local.cloud import LaptopCloud
 from local.lambdas import FunctionError
 from local.settings import ROOT, LaptopCloudError
-from local.subscriber import until
+from local.waiting import until
 
 PATIENCE = 15.0  # seconds, for what must happen
 A_MOMENT = 0.3  # seconds, for what must not

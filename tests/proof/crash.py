@@ -38,7 +38,8 @@ from boto3.dynamodb.types import TypeDeserializer
 from local.cloud import DEFAULT_CREDENTIALS, LaptopCloud
 from local.lambdas import FunctionError
 from local.simulator import Simulator, behaviour_of, sign
-from local.subscriber import Subscriber, until
+from local.subscriber import Subscriber
+from local.waiting import until
 from tests.proof import judge
 from tests.proof.report import Report
 from tests.proof.tap import Action, Call, Letter, Postbox, Reply, Rule, Tap

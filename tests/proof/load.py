@@ -30,7 +30,8 @@ from urllib3.exceptions import HTTPError
 
 from local.cloud import DEFAULT_CREDENTIALS, LaptopCloud
 from local.simulator import Reversal, behaviour_of, compact, sign, webhook_document
-from local.subscriber import Subscriber, until
+from local.subscriber import Subscriber
+from local.waiting import until
 from tests.proof.judge import Books, Document, accepted_posts, attempt_of, states, token_requests, violations
 from tests.proof.report import Report
 
