@@ -20,9 +20,9 @@ from aws_lambda_powertools.utilities.idempotency.exceptions import (
 )
 from aws_lambda_powertools.utilities.idempotency.persistence import base, datarecord, dynamodb
 from botocore.exceptions import BotoCoreError, ClientError
-from reversals import payloads, rules, signature
+from reversals import notifications, payloads, rules, signature
 from reversals.archive import Archive
-from reversals.errors import NotSentError, ReversalNotFoundError, StorageError
+from reversals.errors import NotSentError, RefusedError, ReversalNotFoundError, StorageError
 from reversals.initiate import Initiation
 from reversals.kopokopo import KopoKopo
 from reversals.lease import Hold
@@ -31,6 +31,7 @@ from reversals.notifications import Notifications
 from reversals.publish import Publication
 from reversals.reconcile import Reconciliation
 from reversals.rules import Evidence, Fact
+from reversals.signing_keys import SigningKeys
 from reversals.store import DueReversal, Store, TokenLease
 
 
@@ -249,6 +250,64 @@ def _archive_forgets() -> AbstractContextManager[Any]:
     return _instead(Archive, "keep", make)
 
 
+def _queue_loses_details() -> AbstractContextManager[Any]:
+    """Evidence comes out of the queue without the amount that it went in with."""
+
+    def make(original: Any) -> Any:
+        def from_message(record: Mapping[str, Any]) -> tuple[str, Evidence]:
+            reference, evidence = original(record)
+            return reference, replace(evidence, amount=None)
+
+        return from_message
+
+    return _instead(notifications, "from_message", make)
+
+
+def _older_transfer_in_silence() -> AbstractContextManager[Any]:
+    """That an older attempt moved money is noted, and raises no conflict."""
+
+    def make(original: Any) -> Any:
+        def about_another_attempt(*arguments: Any) -> rules.Change | None:
+            change: rules.Change | None = original(*arguments)
+            parts = (change.values, change.entry) if change else ()
+            quiet = [{name: value for name, value in part.items() if name != "conflict"} for part in parts]
+            return rules.Change(*quiet) if quiet else None
+
+        return about_another_attempt
+
+    return _instead(rules, "_about_another_attempt", make)
+
+
+def _previous_key_forgotten() -> AbstractContextManager[Any]:
+    """While the API key is rotated, the new one counts alone."""
+    return _instead(SigningKeys, "_previous", lambda _: lambda self: [])
+
+
+def _key_starts_again() -> AbstractContextManager[Any]:
+    """An Idempotency-Key whose attempt failed starts the next one."""
+
+    def make(original: Any) -> Any:
+        return lambda existing, *others: original(replace(existing, idempotency_key=None), *others)
+
+    return _instead(rules, "claim_again", make)
+
+
+def _refusal_as_success() -> AbstractContextManager[Any]:
+    """What Kopo Kopo refused is answered as the same request again: 200."""
+
+    def make(original: Any) -> Any:
+        def initiate(*arguments: Any) -> tuple[Reversal, bool]:
+            try:
+                answer: tuple[Reversal, bool] = original(*arguments)
+            except RefusedError as refused:
+                return refused.reversal, False
+            return answer
+
+        return initiate
+
+    return _instead(Initiation, "initiate", make)
+
+
 @dataclass(frozen=True)
 class Fault:
     """A fault, what it breaks as the judge calls it, and a seed that shows it."""
@@ -276,6 +335,11 @@ FAULTS: Mapping[str, Fault] = {
     "claim-over-a-claim": Fault(_claim_over_a_claim, "A", 63),
     "queue-forgets": Fault(_queue_forgets, "G", 101),
     "archive-forgets": Fault(_archive_forgets, "B", 653),
+    "queue-loses-details": Fault(_queue_loses_details, "truth", 101),
+    "older-transfer-in-silence": Fault(_older_transfer_in_silence, "C", 89),
+    "previous-key-forgotten": Fault(_previous_key_forgotten, "G", 143),
+    "key-starts-again": Fault(_key_starts_again, "key", 57),
+    "refusal-as-success": Fault(_refusal_as_success, "answer", 3),
 }
 
 
